@@ -1,0 +1,25 @@
+"""Compiles every .pyx of the leaves; all other metadata is in pyproject.toml."""
+
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).parent
+LEAVES_WITH_CYTHON = ("cython_ring", "mmio")
+
+
+def extensions() -> list[Extension]:
+    """One extension a .pyx, named by its path."""
+    sources = sorted(path for leaf in LEAVES_WITH_CYTHON for path in (ROOT / leaf).glob("*.pyx"))
+    return [
+        Extension(
+            ".".join(path.relative_to(ROOT).with_suffix("").parts),
+            [str(path.relative_to(ROOT))],
+            extra_compile_args=["-O2", "-Wall", "-Wextra", "-Wno-unused-parameter"],
+        )
+        for path in sources
+    ]
+
+
+setup(ext_modules=cythonize(extensions(), language_level=3))
