@@ -1,0 +1,67 @@
+"""Where the three areas of a split virtqueue lie in one piece of memory."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from cython_ring.errors import RingUsageError
+
+MAX_SIZE = 32768
+DESC_ALIGN, AVAIL_ALIGN, USED_ALIGN = 16, 2, 4  # VIRTIO 1.4, 2.7
+
+# Two 64-byte cache lines: processors that fetch lines in pairs then never share one between driver and device.
+_SEPARATION = 128
+
+
+class SplitLayout(NamedTuple):
+    """Offsets and sizes in bytes; `total` ends with the used area and is not rounded up."""
+
+    desc_offset: int
+    desc_bytes: int
+    avail_offset: int
+    avail_bytes: int
+    used_offset: int
+    used_bytes: int
+    total: int
+
+
+def is_power_of_two(value: int) -> bool:
+    """Whether `value` is 1, 2, 4, ..."""
+    return value > 0 and value & (value - 1) == 0
+
+
+def check_size(size: int) -> int:
+    """`size` if it is a power of two of at most 32768 (VIRTIO 1.4, 2.7), else RingUsageError."""
+    if not isinstance(size, int) or not is_power_of_two(size) or size > MAX_SIZE:
+        raise RingUsageError(f"queue size {size!r} is not a power of two from 1 to {MAX_SIZE}; choose one that is")
+    return size
+
+
+def check_area(name: str, address: int, align: int) -> int:
+    """`address` if it is one, not 0 and a multiple of `align` (VIRTIO 1.4, 2.7.1), else RingUsageError."""
+    if not isinstance(address, int) or not 0 < address < 1 << 64 or address % align:
+        shown = f"{address:#x}" if isinstance(address, int) else repr(address)
+        raise RingUsageError(f"{name} at {shown} is not aligned to {align} bytes; place the areas with split_layout()")
+    return address
+
+
+def split_layout(size: int, align: int | None = None) -> SplitLayout:
+    """The areas of a queue of `size` descriptors; avail and used include their event fields.
+
+    Without `align` each area starts on cache lines of its own (the areas of a modern device may lie anywhere). With it,
+    the layout is the contiguous one of legacy devices (VIRTIO 1.4, 2.7.2): used starts at the next multiple of `align`,
+    and offsets and total are those of Linux's vring_init() and vring_size(). Raises RingUsageError.
+    """
+    check_size(size)
+    if align is not None and (not is_power_of_two(align) or align < USED_ALIGN):
+        raise RingUsageError(f"queue alignment {align!r} is not a power of two from {USED_ALIGN}; legacy PCI uses 4096")
+    desc_bytes, avail_bytes, used_bytes = 16 * size, 6 + 2 * size, 6 + 8 * size
+    avail_offset = desc_bytes if align else _round_up(desc_bytes, _SEPARATION)
+    used_offset = _round_up(avail_offset + avail_bytes, align or _SEPARATION)
+    total = used_offset + used_bytes
+    return SplitLayout(0, desc_bytes, avail_offset, avail_bytes, used_offset, used_bytes, total)
+
+
+def _round_up(value: int, align: int) -> int:
+    # The specification prints a macro that is right only if its argument is a mask; this is what it means.
+    return (value + align - 1) & ~(align - 1)
