@@ -1,0 +1,80 @@
+"""hwloop drives virtio devices from Linux user space.
+
+    import hwloop
+
+    with hwloop.open("0000:00:05.0") as disk:
+        print(disk.device_name(), disk.num_blocks())
+        disk.write(8, b"x" * 512)
+        disk.flush()
+
+Names are imported when they are first used, so that `import hwloop` costs little.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hwloop.device.base import BaseDriverOps, BlockDriverOps, Device
+    from hwloop.device.blk import VirtioBlk, VirtIoBlkDev
+    from hwloop.errors import DeviceError, DriverError, HwloopError
+    from hwloop.hal.base import BufferDirection, Dma, Hal
+    from hwloop.queue import VirtQueue
+    from hwloop.session import open
+    from hwloop.spec import PAGE_SIZE, DeviceStatus, DeviceType, InterruptStatus, PhysAddr
+    from hwloop.target import Target
+    from hwloop.transport.base import Transport
+
+_HOMES = {
+    "BaseDriverOps": "hwloop.device.base",
+    "BlockDriverOps": "hwloop.device.base",
+    "BufferDirection": "hwloop.hal.base",
+    "Device": "hwloop.device.base",
+    "DeviceError": "hwloop.errors",
+    "DeviceStatus": "hwloop.spec",
+    "DeviceType": "hwloop.spec",
+    "Dma": "hwloop.hal.base",
+    "DriverError": "hwloop.errors",
+    "Hal": "hwloop.hal.base",
+    "HwloopError": "hwloop.errors",
+    "InterruptStatus": "hwloop.spec",
+    "PAGE_SIZE": "hwloop.spec",
+    "PhysAddr": "hwloop.spec",
+    "Target": "hwloop.target",
+    "Transport": "hwloop.transport.base",
+    "VirtIoBlkDev": "hwloop.device.blk",
+    "VirtQueue": "hwloop.queue",
+    "VirtioBlk": "hwloop.device.blk",
+    "open": "hwloop.session",
+}
+
+__all__ = [
+    "PAGE_SIZE",
+    "BaseDriverOps",
+    "BlockDriverOps",
+    "BufferDirection",
+    "Device",
+    "DeviceError",
+    "DeviceStatus",
+    "DeviceType",
+    "Dma",
+    "DriverError",
+    "Hal",
+    "HwloopError",
+    "InterruptStatus",
+    "PhysAddr",
+    "Target",
+    "Transport",
+    "VirtIoBlkDev",
+    "VirtQueue",
+    "VirtioBlk",
+    "open",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hwloop' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

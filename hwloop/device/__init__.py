@@ -1,0 +1,16 @@
+"""What a request means: one file a device driver.
+
+To add a driver: one file, and one line in `DRIVERS`, under the label of its device type.
+"""
+
+from hwloop.device.base import BaseDriverOps, BlockDriverOps, Device
+from hwloop.registry import Registry
+
+DRIVERS: Registry[type[Device]] = Registry(
+    "driver for device type",
+    {
+        "block": "hwloop.device.blk:VirtioBlk",
+    },
+)
+
+__all__ = ["DRIVERS", "BaseDriverOps", "BlockDriverOps", "Device"]

@@ -1,0 +1,17 @@
+"""Memory that the device can reach, one file a way of getting it.
+
+To add a HAL: one file, and one line in `HALS`; the contract suite then runs over it.
+"""
+
+from hwloop.hal.base import BounceHal, BufferDirection, Dma, Hal
+from hwloop.registry import Registry
+
+HALS: Registry[type[Hal]] = Registry(
+    "HAL",
+    {
+        "fake": "hwloop.hal.fake:FakeHal",
+        "vfio": "hwloop.hal.vfio:VfioHal",
+    },
+)
+
+__all__ = ["HALS", "BounceHal", "BufferDirection", "Dma", "Hal"]

@@ -1,0 +1,17 @@
+"""The registers of one device, one file a transport.
+
+To add a transport: one file, and one line in `TRANSPORTS`; the contract suite then runs over it.
+"""
+
+from hwloop.registry import Registry
+from hwloop.transport.base import Transport
+
+TRANSPORTS: Registry[type[Transport]] = Registry(
+    "transport",
+    {
+        "fake": "hwloop.transport.fake:FakeTransport",
+        "pci": "hwloop.transport.pci_modern:PciTransport",
+    },
+)
+
+__all__ = ["TRANSPORTS", "Transport"]

@@ -1,0 +1,144 @@
+"""What every device driver offers, and the order in which one ends."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from hwloop.errors import DeadlineExpired, DeviceError, DeviceLost
+from hwloop.hal.base import Hal
+from hwloop.queue import VirtQueue
+from hwloop.signals import shield
+from hwloop.spec import DeviceType
+from hwloop.transport.base import Transport
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class BaseDriverOps(ABC):
+    """What any driver can be asked, whatever its device (seed 000)."""
+
+    @abstractmethod
+    def device_name(self) -> str:
+        """The name of the device."""
+
+    @abstractmethod
+    def device_type(self) -> DeviceType:
+        """The type of the device."""
+
+
+class BlockDriverOps(BaseDriverOps):
+    """What any block device can be asked (seed 000)."""
+
+    @abstractmethod
+    def num_blocks(self) -> int:
+        """The number of blocks in this storage device."""
+
+    @abstractmethod
+    def block_size(self) -> int:
+        """The size of each block in bytes."""
+
+    @abstractmethod
+    def read_block(self, block_id: int, buf: Buffer) -> None:
+        """Reads whole blocks into a writable buffer, beginning with the given block."""
+
+    @abstractmethod
+    def write_block(self, block_id: int, buf: Buffer) -> None:
+        """Writes whole blocks, beginning with the given block."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Returns when everything written so far is on the storage."""
+
+
+class Device(BaseDriverOps):
+    """A driver that owns its transport and its Hal, and closes both, in the order that keeps memory safe.
+
+    A subclass sets `SUPPORTED_FEATURES` and implements `_set_up`, which creates its queues with `_add_queue`.
+    Constructing it initialises the device (VIRTIO 1.4, 3.1.1), or raises and leaves nothing behind.
+    """
+
+    SUPPORTED_FEATURES = 0
+
+    def __init__(self, transport: Transport, hal: Hal) -> None:
+        self.transport = transport
+        self.hal = hal
+        self.queues: list[VirtQueue] = []
+        self._closed = False
+        self._afterwards = ExitStack()
+        try:
+            self.negotiated = transport.begin_init(self.SUPPORTED_FEATURES)
+            self._set_up()
+            transport.finish_init()
+        except BaseException:
+            self._mark_failed()
+            self.close()
+            raise
+
+    @abstractmethod
+    def _set_up(self) -> None:
+        """Read the configuration and create the queues; the device is not live yet."""
+
+    def device_type(self) -> DeviceType:
+        return self.transport.device_type()
+
+    def _add_queue(self, index: int, size: int | None = None) -> VirtQueue:
+        queue = VirtQueue(self.hal, self.transport, index, size)
+        self.queues.append(queue)
+        return queue
+
+    def call_when_closed(self, callback: Callable[[], object]) -> None:
+        """Call this as the last step of `close()`: what the device came from is given back there."""
+        self._afterwards.callback(callback)
+
+    def close(self) -> None:
+        """End the device: reset it and wait for that, stop its DMA, free the memory, unmap the registers.
+
+        Requests in flight are lost. If the reset does not complete, the memory is never freed, since the device may
+        still write it. Idempotent.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        with shield(), self._afterwards:
+            try:
+                self._reset_for_good()
+            finally:
+                self._tear_down()
+
+    def _tear_down(self) -> None:
+        self.transport.stop_dma()
+        for queue in self.queues:
+            queue.close()
+        self.hal.release_memory()
+        self.transport.close()
+        self.hal.close()
+
+    def _reset_for_good(self) -> None:
+        try:
+            self.transport.reset()
+        except DeadlineExpired:
+            self.hal.quarantine()
+            raise
+        except DeviceLost:
+            # A function that is gone from the bus cannot write any more.
+            return
+
+    def _mark_failed(self) -> None:
+        """FAILED, where the device still answers (VIRTIO 1.4, 3.1.1)."""
+        try:
+            self.transport.fail()
+        except (DeviceError, OSError):
+            return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,604 @@
+"""The block device (VIRTIO 1.4, 5.2)."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, Self
+
+from hwloop.config import ConfigStruct, ReadOnly, ReadWrite, read_config
+from hwloop.deadline import REQUEST_SECONDS, Deadline
+from hwloop.device.base import BlockDriverOps, Device
+from hwloop.errors import (
+    DeviceClosed,
+    DeviceError,
+    DeviceLost,
+    HwloopError,
+    InvalidParam,
+    IoError,
+    NotReady,
+    QueueFull,
+    ReadOnlyDisk,
+    Unsupported,
+    WrongToken,
+)
+from hwloop.hal.base import BufferDirection, Dma, Hal, pages_for
+from hwloop.queue import Part
+from hwloop.spec import SECTOR_SIZE, BlkFeature, DeviceStatus, Feature, PhysAddr
+from hwloop.transport.base import Transport
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+HEADER_BYTES = 16
+DEVICE_ID_BYTES = 20
+LARGEST_TRANSFER = 1 << 20
+"""Bytes of one request at most. A device may have to split it into pages, and QEMU gives up behind 1024 pieces."""
+LARGEST_BLOCK = 64 << 10
+_STATUS_NOT_WRITTEN = 0xFF
+_MOST_REQUESTS = 256
+_SLICE_SECONDS = 0.01
+_REMIND_SECONDS = 1.0
+
+
+class RequestType(IntEnum):
+    """VIRTIO 1.4, 5.2.6."""
+
+    IN = 0
+    OUT = 1
+    FLUSH = 4
+    GET_ID = 8
+
+
+class RespStatus(IntEnum):
+    """VIRTIO 1.4, 5.2.6."""
+
+    OK = 0
+    IO_ERR = 1
+    UNSUPPORTED = 2
+
+
+class BlkConfig(ConfigStruct):
+    """struct virtio_blk_config (VIRTIO 1.4, 5.2.4)."""
+
+    capacity = ReadOnly(0, 8)
+    size_max = ReadOnly(8, 4)
+    seg_max = ReadOnly(12, 4)
+    cylinders = ReadOnly(16, 2)
+    heads = ReadOnly(18, 1)
+    sectors = ReadOnly(19, 1)
+    blk_size = ReadOnly(20, 4)
+    physical_block_exp = ReadOnly(24, 1)
+    alignment_offset = ReadOnly(25, 1)
+    min_io_size = ReadOnly(26, 2)
+    opt_io_size = ReadOnly(28, 4)
+    writeback = ReadWrite(32, 1)
+    num_queues = ReadOnly(34, 2)
+    max_discard_sectors = ReadOnly(36, 4)
+    max_discard_seg = ReadOnly(40, 4)
+    discard_sector_alignment = ReadOnly(44, 4)
+    max_write_zeroes_sectors = ReadOnly(48, 4)
+    max_write_zeroes_seg = ReadOnly(52, 4)
+    write_zeroes_may_unmap = ReadOnly(56, 1)
+    max_secure_erase_sectors = ReadOnly(60, 4)
+    max_secure_erase_seg = ReadOnly(64, 4)
+    secure_erase_sector_alignment = ReadOnly(68, 4)
+
+
+FIELD_FEATURES: dict[BlkFeature, tuple[ReadOnly, ...]] = {
+    BlkFeature(0): (BlkConfig.capacity,),
+    BlkFeature.SIZE_MAX: (BlkConfig.size_max,),
+    BlkFeature.SEG_MAX: (BlkConfig.seg_max,),
+    BlkFeature.GEOMETRY: (BlkConfig.cylinders, BlkConfig.heads, BlkConfig.sectors),
+    BlkFeature.BLK_SIZE: (BlkConfig.blk_size,),
+    BlkFeature.TOPOLOGY: (
+        BlkConfig.physical_block_exp,
+        BlkConfig.alignment_offset,
+        BlkConfig.min_io_size,
+        BlkConfig.opt_io_size,
+    ),
+    BlkFeature.CONFIG_WCE: (BlkConfig.writeback,),
+    BlkFeature.MQ: (BlkConfig.num_queues,),
+    BlkFeature.DISCARD: (
+        BlkConfig.max_discard_sectors,
+        BlkConfig.max_discard_seg,
+        BlkConfig.discard_sector_alignment,
+    ),
+    BlkFeature.WRITE_ZEROES: (
+        BlkConfig.max_write_zeroes_sectors,
+        BlkConfig.max_write_zeroes_seg,
+        BlkConfig.write_zeroes_may_unmap,
+    ),
+    BlkFeature.SECURE_ERASE: (
+        BlkConfig.max_secure_erase_sectors,
+        BlkConfig.max_secure_erase_seg,
+        BlkConfig.secure_erase_sector_alignment,
+    ),
+}
+"""Which configuration fields exist with which feature; capacity always does."""
+
+
+@dataclass
+class _Request:
+    """One request in flight. `data` is the caller's buffer (or ours), shared at `paddr`; `length` what of it the device
+    must have written for the request to be whole."""
+
+    kind: RequestType
+    slot: int
+    sector: int
+    data: bytearray | memoryview | bytes | None = None
+    paddr: PhysAddr = PhysAddr(0)
+    length: int = 0
+    wanted: bool = True
+    error: HwloopError | None = None
+
+
+@dataclass
+class _Patience:
+    """A deadline, and whether the device was reminded on the way there."""
+
+    deadline: Deadline
+    reminded: bool = False
+
+    def wants_another_notification(self) -> bool:
+        """True once: after a second, or half of the time when that is less."""
+        waited = self.deadline.seconds - self.deadline.remaining()
+        if self.reminded or waited < min(_REMIND_SECONDS, self.deadline.seconds / 2):
+            return False
+        self.reminded = True
+        return True
+
+
+@dataclass
+class _Slots:
+    """Header and status memory for a fixed number of requests: headers that the device may only read, status bytes
+    that it may only write."""
+
+    headers: Dma
+    statuses: Dma
+    free: list[int] = field(default_factory=list)
+
+    @classmethod
+    def create(cls, hal: Hal, count: int) -> _Slots:
+        headers = Dma(hal, pages_for(count * HEADER_BYTES), BufferDirection.DriverToDevice)
+        statuses = Dma(hal, pages_for(count), BufferDirection.DeviceToDriver)
+        return cls(headers, statuses, list(range(count)))
+
+    def fill(self, slot: int, kind: RequestType, sector: int) -> None:
+        header = kind.to_bytes(4, "little") + bytes(4) + sector.to_bytes(8, "little")
+        self.headers.view[slot * HEADER_BYTES : (slot + 1) * HEADER_BYTES] = header
+        self.statuses.view[slot] = _STATUS_NOT_WRITTEN
+
+    def header(self, slot: int) -> Part:
+        return PhysAddr(self.headers.paddr + slot * HEADER_BYTES), HEADER_BYTES
+
+    def status(self, slot: int) -> Part:
+        return PhysAddr(self.statuses.paddr + slot), 1
+
+
+class VirtioBlk(Device, BlockDriverOps):
+    """The VirtIO block device driver.
+
+    Positions are sectors of 512 bytes, whatever the block size; lengths are bytes, whole blocks. One request queue.
+    May be used from several threads: calls that submit or complete take a lock; a wait does not hold it.
+
+    `request_seconds` is how long one request may take before the device is reset and everything in flight fails.
+    """
+
+    SUPPORTED_FEATURES = (
+        BlkFeature.SIZE_MAX
+        | BlkFeature.SEG_MAX
+        | BlkFeature.GEOMETRY
+        | BlkFeature.RO
+        | BlkFeature.BLK_SIZE
+        | BlkFeature.FLUSH
+        | BlkFeature.TOPOLOGY
+        | BlkFeature.CONFIG_WCE
+        | Feature.VERSION_1
+        | Feature.ACCESS_PLATFORM
+        | Feature.ORDER_PLATFORM
+    )
+
+    def __init__(self, transport: Transport, hal: Hal, *, request_seconds: float = REQUEST_SECONDS) -> None:
+        self._request_seconds = request_seconds
+        self._lock = threading.RLock()
+        self._in_flight: dict[int, _Request] = {}
+        self._done: dict[int, _Request] = {}
+        self._next_token = 1
+        self._broken: str = ""
+        self._cause: HwloopError | None = None
+        super().__init__(transport, hal)
+
+    @classmethod
+    def try_new(cls, transport: Transport, hal: Hal) -> Self:
+        """Creates a new driver instance and initialises the device, or raises if any step fails (seed 000)."""
+        return cls(transport, hal)
+
+    def _set_up(self) -> None:
+        self._capacity, self._block_size = self.transport.read_consistent(self._read_geometry)
+        self._size_max = self._limit(BlkFeature.SIZE_MAX, BlkConfig.size_max, LARGEST_TRANSFER)
+        self._seg_max = self._limit(BlkFeature.SEG_MAX, BlkConfig.seg_max, 1 << 16)
+        self._queue = self._add_queue(0)
+        if self._queue.size < 2:
+            raise Unsupported(f"queue 0 has {self._queue.size} descriptors; a block request needs at least 2")
+        self._slots = _Slots.create(self.hal, min(_MOST_REQUESTS, self._queue.size // 2))
+
+    def _read_geometry(self) -> tuple[int, int]:
+        capacity = read_config(self.transport, BlkConfig.capacity)
+        if not self.negotiated & BlkFeature.BLK_SIZE:
+            return capacity, SECTOR_SIZE
+        return capacity, _checked_block_size(read_config(self.transport, BlkConfig.blk_size))
+
+    def _limit(self, feature: BlkFeature, source: ReadOnly, otherwise: int) -> int:
+        if not self.negotiated & feature:
+            return otherwise
+        # Linux, virtio_blk: a device that says 0 means "I did not think about it".
+        return min(otherwise, read_config(self.transport, source)) or 1
+
+    # --- What it is ---------------------------------------------------------------------------------------------------
+
+    def device_name(self) -> str:
+        return "virtio-blk"
+
+    def capacity(self) -> int:
+        """The size of the device in sectors of 512 bytes."""
+        return self._capacity
+
+    def block_size(self) -> int:
+        """The size of a logical block in bytes: 512 to 65536."""
+        return self._block_size
+
+    def num_blocks(self) -> int:
+        """The number of whole blocks in the device."""
+        return self._capacity * SECTOR_SIZE // self._block_size
+
+    def size(self) -> int:
+        """The size of the device in bytes."""
+        return self._capacity * SECTOR_SIZE
+
+    def readonly(self) -> bool:
+        """Whether the device refuses writes (VIRTIO_BLK_F_RO)."""
+        return bool(self.negotiated & BlkFeature.RO)
+
+    def max_transfer(self) -> int:
+        """The most bytes that one request carries; longer reads and writes are split."""
+        segments = min(self._seg_max, max(1, self._queue.size - 2))
+        most = min(LARGEST_TRANSFER, self._size_max * segments)
+        return max(self._block_size, most // self._block_size * self._block_size)
+
+    # --- A request at a time ------------------------------------------------------------------------------------------
+
+    def read(self, sector: int, length: int) -> bytes:
+        """Read `length` bytes, a multiple of the block size, from `sector` on.
+
+        Raises InvalidParam for a range that is not whole blocks or not on the device, IoError, DeviceLost,
+        DeadlineExpired.
+        """
+        data = bytearray(length)
+        self.read_into(sector, data)
+        return bytes(data)
+
+    def read_into(self, sector: int, buffer: Buffer) -> None:
+        """As `read`, into a writable buffer."""
+        view = memoryview(buffer).cast("B")
+        self._check_range(sector, view.nbytes, errno.EINVAL)
+        self._run_split(RequestType.IN, sector, view)
+
+    def write(self, sector: int, data: Buffer) -> None:
+        """Write whole blocks from `sector` on; `flush` makes them durable. Raises as `read`, and ReadOnlyDisk."""
+        view = memoryview(data).cast("B")
+        self._check_writable()
+        self._check_range(sector, view.nbytes, errno.ENOSPC)
+        self._run_split(RequestType.OUT, sector, view)
+
+    def flush(self) -> None:
+        """Returns when all writes that completed before are durable.
+
+        A device without VIRTIO_BLK_F_FLUSH has no volatile cache (VIRTIO 1.4, 5.2.5.1), so there is nothing to send.
+        """
+        if self.negotiated & BlkFeature.FLUSH:
+            self._run(self.submit_flush)
+
+    def device_id(self) -> str:
+        """The device's serial: up to 20 characters. Raises Unsupported when it has none (VIRTIO 1.4, 5.2.6.1)."""
+        data = self._run(lambda: self._submit(RequestType.GET_ID, 0, bytearray(DEVICE_ID_BYTES)))
+        return data.split(b"\0", 1)[0].decode("ascii", "backslashreplace")
+
+    def read_block(self, block_id: int, buf: Buffer) -> None:
+        self.read_into(self._sector_of(block_id), buf)
+
+    def write_block(self, block_id: int, buf: Buffer) -> None:
+        self.write(self._sector_of(block_id), buf)
+
+    # --- Many at once -------------------------------------------------------------------------------------------------
+
+    def submit_read(self, sector: int, length: int) -> int:
+        """Start a read of at most `max_transfer()` bytes; returns its token. Raises QueueFull, and as `read`."""
+        self._check_range(sector, length, errno.EINVAL)
+        return self._submit(RequestType.IN, sector, bytearray(length))
+
+    def submit_write(self, sector: int, data: Buffer) -> int:
+        """Start a write of at most `max_transfer()` bytes, which are copied at once; returns its token."""
+        view = memoryview(data).cast("B")
+        self._check_writable()
+        self._check_range(sector, view.nbytes, errno.ENOSPC)
+        return self._submit(RequestType.OUT, sector, view)
+
+    def submit_flush(self) -> int:
+        """Start a flush; returns its token. Raises Unsupported without VIRTIO_BLK_F_FLUSH."""
+        if not self.negotiated & BlkFeature.FLUSH:
+            raise Unsupported("the device has no VIRTIO_BLK_F_FLUSH, so it cannot be asked to flush")
+        return self._submit(RequestType.FLUSH, 0, None)
+
+    def poll(self) -> list[int]:
+        """The tokens of all requests that have completed and whose result was not taken yet."""
+        with self._lock:
+            self._reap()
+            return list(self._done)
+
+    def peek_used(self) -> int | None:
+        """The token of one completed request, or None."""
+        return next(iter(self.poll()), None)
+
+    def complete(self, token: int) -> bytes:
+        """Take the result of a completed request: what was read, or b"".
+
+        Raises NotReady while it is in flight, WrongToken, and what the request failed with.
+        """
+        with self._lock:
+            self._reap()
+            request = self._done.pop(token, None)
+            if request is None:
+                raise self._not_done(token)
+        if request.error is not None:
+            raise request.error
+        return bytes(request.data) if request.kind in (RequestType.IN, RequestType.GET_ID) and request.data else b""
+
+    def wait(self, token: int, seconds: float | None = None) -> bytes:
+        """Wait for a request and take its result, as `complete`.
+
+        When it does not complete within `seconds` (default: `request_seconds`), the device is reset: this and all
+        other requests in flight fail, and the disk has to be opened again. Raises DeadlineExpired.
+        """
+        patience = _Patience(Deadline(self._request_seconds if seconds is None else seconds))
+        while True:
+            try:
+                return self.complete(token)
+            except NotReady:
+                self._wait_a_little(patience)
+
+    @property
+    def requests_free(self) -> int:
+        """How many more requests fit."""
+        return min(len(self._slots.free), self._queue.free // 2)
+
+    def close(self) -> None:
+        with self._lock:
+            self._broken = self._broken or "the disk is closed"
+            super().close()
+
+    # --- Private: submitting ------------------------------------------------------------------------------------------
+
+    def _submit(self, kind: RequestType, sector: int, data: bytearray | memoryview | None) -> int:
+        with self._lock:
+            self._check_working()
+            if data is not None and len(data) > self.max_transfer():
+                raise InvalidParam(
+                    f"{len(data)} bytes are more than one request carries", remedy=f"split at {self.max_transfer()}"
+                )
+            if not self._slots.free:
+                raise QueueFull
+            request = _Request(kind, self._slots.free.pop(), sector, data)
+            token = self._next_token
+            try:
+                self._enqueue(request, token)
+            except BaseException:
+                self._release(request, copy=False)
+                raise
+            self._next_token += 1
+            self._in_flight[token] = request
+            self._queue.submit()
+            return token
+
+    def _enqueue(self, request: _Request, token: int) -> None:
+        self._slots.fill(request.slot, request.kind, request.sector)
+        readable, writable = [self._slots.header(request.slot)], [self._slots.status(request.slot)]
+        if request.data is not None:
+            request.paddr = self.hal.share(request.data, _DIRECTIONS[request.kind])
+            segments = self._segments(request.paddr, len(request.data))
+            if request.kind == RequestType.OUT:
+                readable += segments
+            else:
+                writable = segments + writable
+        if request.kind == RequestType.IN and request.data is not None:
+            request.length = len(request.data)
+        self._queue.add(readable, writable, token)
+
+    def _segments(self, paddr: PhysAddr, length: int) -> list[Part]:
+        """The data as descriptors of at most size_max bytes."""
+        return [
+            (PhysAddr(paddr + offset), min(self._size_max, length - offset))
+            for offset in range(0, length, self._size_max)
+        ]
+
+    def _run(self, submit: Callable[[], int]) -> bytes:
+        """Submit one request, waiting for a place, and wait for its end."""
+        patience = _Patience(Deadline(self._request_seconds))
+        while True:
+            try:
+                token = submit()
+                break
+            except QueueFull:
+                self._wait_a_little(patience)
+        try:
+            return self.wait(token)
+        except BaseException:
+            self._forget(token)
+            raise
+
+    def _run_split(self, kind: RequestType, sector: int, view: memoryview) -> None:
+        """A transfer of any length, as requests of at most `max_transfer()` bytes, one after the other."""
+        step = self.max_transfer()
+        for offset in range(0, view.nbytes, step):
+            piece = view[offset : offset + step]
+            at = sector + offset // SECTOR_SIZE
+            self._run(lambda at=at, piece=piece: self._submit(kind, at, piece))  # type: ignore[misc]
+
+    # --- Private: completing ------------------------------------------------------------------------------------------
+
+    def _reap(self) -> None:
+        """Move everything that the device has used to `_done`."""
+        if self._broken:
+            return
+        try:
+            while (used := self._queue.pop()) is not None:
+                self._finish(*used)
+        except DeviceError as error:
+            self._give_up(error)
+            raise
+
+    def _finish(self, token: int, written: int) -> None:
+        request = self._in_flight.pop(token)
+        request.error = self._verdict(request, written)
+        self._release(request, copy=request.error is None)
+        if request.wanted:
+            self._done[token] = request
+
+    def _verdict(self, request: _Request, written: int) -> HwloopError | None:
+        """What the device says of a request; the status byte first, since the length means nothing on an error."""
+        status = self._slots.statuses.view[request.slot]
+        where = f"{request.kind.name} at sector {request.sector}"
+        if status == RespStatus.OK:
+            if written >= request.length + 1:
+                return None
+            return IoError(
+                f"{where}: the device reports success but wrote {written} of {request.length + 1} bytes",
+                section="2.7.8.2",
+            )
+        if status == RespStatus.IO_ERR:
+            return IoError(f"{where}: the device reports an I/O error", section="5.2.6")
+        if status == RespStatus.UNSUPPORTED:
+            return Unsupported(f"{where}: the device does not support this request")
+        if status == _STATUS_NOT_WRITTEN:
+            return IoError(f"{where}: the device did not write the status of the request", section="5.2.6")
+        return IoError(f"{where}: the device wrote the undefined status {status:#x}", section="5.2.6")
+
+    def _release(self, request: _Request, *, copy: bool) -> None:
+        """End the sharing of a request's buffer, and free its slot."""
+        if request.paddr and request.data is not None:
+            direction = _DIRECTIONS[request.kind] if copy else BufferDirection.DriverToDevice
+            self.hal.unshare(request.paddr, request.data, direction)
+        self._slots.free.append(request.slot)
+
+    def _not_done(self, token: int) -> HwloopError:
+        if token in self._in_flight:
+            return NotReady(f"request {token} has not completed yet")
+        return WrongToken(f"no request has the token {token}, or its result was taken already")
+
+    def _forget(self, token: int) -> None:
+        """Nobody will ask for this result: drop it when it comes."""
+        with self._lock:
+            self._done.pop(token, None)
+            if token in self._in_flight:
+                self._in_flight[token].wanted = False
+
+    def _wait_a_little(self, patience: _Patience) -> None:
+        """Wait a few milliseconds for a completion; other threads get their turn between two calls.
+
+        A device that is slow is notified once more, since a lost notification must not cost the request. One that is
+        too slow is reset, everything in flight fails, and the deadline's error is raised.
+        """
+        with self._lock:
+            self._check_working()
+            if self._queue.wait(min(_SLICE_SECONDS, patience.deadline.remaining())):
+                return
+            if patience.wants_another_notification():
+                self._queue.notify()
+            if patience.deadline.expired() and not self._queue.wait(0):
+                raise self._out_of_time(patience.deadline)
+
+    def _out_of_time(self, deadline: Deadline) -> HwloopError:
+        error = deadline.error("a request to complete", remedy="the device was reset; open it again")
+        error.add_note(self._queue.dump())
+        error.add_note(self._diagnosis())
+        self._give_up(error)
+        return error
+
+    def _diagnosis(self) -> str:
+        try:
+            status = self.transport.get_status()
+        except OSError as failure:
+            return f"device status: unreadable ({failure})"
+        if status & DeviceStatus.DEVICE_NEEDS_RESET:
+            return f"device status: {status!r}: the device met an error that it cannot recover from"
+        if not status & DeviceStatus.DRIVER_OK:
+            return f"device status: {status!r}: the device was reset behind our back"
+        return f"device status: {status!r}"
+
+    def _give_up(self, error: HwloopError) -> None:
+        """Reset the device, and only then let go of the buffers of what was in flight; nothing works afterwards."""
+        with self._lock:
+            if self._broken:
+                return
+            self._broken, self._cause = f"the disk is out of order since: {error.problem}", error
+            self._reset_for_good()
+            for token, request in self._in_flight.items():
+                request.error = self._out_of_order()
+                self._release(request, copy=False)
+                self._done[token] = request
+            self._in_flight.clear()
+
+    def _check_working(self) -> None:
+        if self._broken:
+            raise self._out_of_order()
+
+    def _out_of_order(self) -> HwloopError:
+        if self._cause is None:
+            return DeviceClosed(self._broken, remedy="open it again")
+        error = DeviceLost(self._broken, remedy="open it again")
+        error.__cause__ = self._cause
+        return error
+
+    # --- Private: arguments -------------------------------------------------------------------------------------------
+
+    def _check_writable(self) -> None:
+        if self.readonly():
+            raise ReadOnlyDisk("the disk is read-only (VIRTIO_BLK_F_RO); nothing was sent")
+
+    def _check_range(self, sector: int, length: int, beyond: int) -> None:
+        block = self._block_size
+        if sector < 0 or sector * SECTOR_SIZE % block:
+            raise InvalidParam(f"sector {sector} does not begin a block of {block} bytes")
+        if length <= 0 or length % block:
+            raise InvalidParam(f"a length of {length} bytes is not one or more blocks of {block} bytes")
+        if sector + length // SECTOR_SIZE > self._capacity:
+            raise InvalidParam(
+                f"{length} bytes at sector {sector} end behind the disk, which has {self._capacity} sectors",
+                errno=beyond,
+            )
+
+    def _sector_of(self, block_id: int) -> int:
+        return block_id * (self._block_size // SECTOR_SIZE)
+
+
+_DIRECTIONS = {
+    RequestType.IN: BufferDirection.DeviceToDriver,
+    RequestType.GET_ID: BufferDirection.DeviceToDriver,
+    RequestType.OUT: BufferDirection.DriverToDevice,
+}
+
+VirtIoBlkDev = VirtioBlk
+"""The name that seed 000 gives the driver."""
+
+
+def _checked_block_size(size: int) -> int:
+    if not SECTOR_SIZE <= size <= LARGEST_BLOCK or size & (size - 1):
+        raise DeviceError(
+            f"the device says that its blocks have {size} bytes, which is no power of two from {SECTOR_SIZE} "
+            f"to {LARGEST_BLOCK}",
+            section="5.2.4",
+        )
+    return size

@@ -1,0 +1,183 @@
+"""What can go wrong, by whose fault, and what it means to a shell script.
+
+Two families matter to a caller: `DriverError` (our caller's mistake; nothing was sent to the device) and `DeviceError`
+(the device's; it names the section of the specification where there is one). Every error is an `OSError` with an
+errno, and its text says the subject, what is wrong, the value, and what to do about it.
+"""
+
+from __future__ import annotations
+
+import errno
+
+
+class HwloopError(OSError):
+    """Base of every error of ours.
+
+    Attributes: `errno`; `problem`, the sentence without its remedy; `remedy`, what to do about it, or "";
+    `exit_code`, what the command line exits with (docs/errors.md).
+    """
+
+    default_errno = errno.EIO
+    exit_code = 6
+
+    def __init__(self, problem: str, *, errno: int | None = None, remedy: str = "") -> None:
+        code = self.default_errno if errno is None else errno
+        text = f"{problem}; {remedy}" if remedy else problem
+        super().__init__(code, text)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return self.strerror or ""
+
+
+class DriverError(HwloopError):
+    """The caller's mistake, found before anything was sent to the device."""
+
+    default_errno = errno.EINVAL
+    exit_code = 2
+
+
+class DeviceError(HwloopError):
+    """The device did something that the specification forbids, or said that a request failed.
+
+    `section` is the part of VIRTIO 1.4 that it goes against, or "".
+    """
+
+    exit_code = 4
+
+    def __init__(self, problem: str, *, errno: int | None = None, remedy: str = "", section: str = "") -> None:
+        text = f"{problem} (VIRTIO 1.4, {section})" if section else problem
+        super().__init__(text, errno=errno, remedy=remedy)
+        self.section = section
+
+
+class SetupError(HwloopError):
+    """The machine lacks something: a module, a permission, an IOMMU, memory that may be locked."""
+
+    default_errno = errno.ENODEV
+
+
+class RefusedError(HwloopError):
+    """Doing it would endanger data or another process, so nothing was done."""
+
+    default_errno = errno.EBUSY
+    exit_code = 3
+
+
+# --- The caller's -----------------------------------------------------------------------------------------------------
+
+
+class InvalidParam(DriverError):
+    """An argument out of its range or of the wrong shape."""
+
+
+class QueueFull(DriverError):
+    """No descriptors are free; take completions, then try again."""
+
+    default_errno = errno.EAGAIN
+
+    def __init__(self, problem: str = "Virtqueue is full", *, remedy: str = "complete a request first") -> None:
+        super().__init__(problem, remedy=remedy)
+
+
+class NotReady(DriverError):
+    """The request has not completed yet."""
+
+    default_errno = errno.EAGAIN
+
+
+class WrongToken(DriverError):
+    """The token does not name a request that is outstanding."""
+
+
+class AlreadyUsed(DriverError):
+    """The queue, device or region has an owner already."""
+
+    default_errno = errno.EBUSY
+    exit_code = 3
+
+
+class Unsupported(DriverError):
+    """The device did not offer what this needs."""
+
+    default_errno = errno.EOPNOTSUPP
+
+
+class ReadOnlyDisk(DriverError):
+    """A request that changes data on a disk that offers VIRTIO_BLK_F_RO."""
+
+    default_errno = errno.EROFS
+
+
+class DeviceClosed(DriverError):
+    """Used after close()."""
+
+    default_errno = errno.EBADF
+
+
+class ConfigSpaceMissing(DeviceError):
+    """The device has no device-specific configuration space."""
+
+
+class ConfigSpaceTooSmall(DeviceError):
+    """The device-specific configuration space ends before the field."""
+
+
+# --- The device's -----------------------------------------------------------------------------------------------------
+
+
+class IoError(DeviceError):
+    """The device completed a request and reported that it failed."""
+
+
+class TransportError(DeviceError):
+    """The registers are not what a virtio device shows: wrong ids, a missing or broken capability."""
+
+    default_errno = errno.ENODEV
+
+
+class FeaturesRefused(DeviceError):
+    """The device cleared FEATURES_OK, or lacks a feature that this driver cannot do without."""
+
+    default_errno = errno.EOPNOTSUPP
+
+
+class QueueBroken(DeviceError):
+    """The device broke the rules of the ring, and nothing that comes out of it can be believed any more."""
+
+
+class DeviceLost(DeviceError):
+    """The device is gone, reset itself, or asks to be reset; requests in flight have failed."""
+
+    default_errno = errno.ENODEV
+    exit_code = 5
+
+
+class DeadlineExpired(DeviceError):
+    """A wait ended because its time was over; `waited_for` says what for, `seconds` how long."""
+
+    default_errno = errno.ETIMEDOUT
+    exit_code = 5
+
+    def __init__(self, waited_for: str, seconds: float, *, remedy: str = "", section: str = "") -> None:
+        super().__init__(f"timed out after {seconds:g} s waiting for {waited_for}", remedy=remedy, section=section)
+        self.waited_for = waited_for
+        self.seconds = seconds
+
+
+# --- The machine's ----------------------------------------------------------------------------------------------------
+
+
+class DmaError(SetupError):
+    """Memory could not be allocated, pinned or mapped for the device."""
+
+    default_errno = errno.ENOMEM
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The exit status for an error: its own, 2 for a bad argument, 6 for any other failure of the system."""
+    code = getattr(error, "exit_code", None)
+    if isinstance(code, int):
+        return code
+    return 2 if isinstance(error, ValueError) else 6

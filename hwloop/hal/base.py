@@ -1,0 +1,221 @@
+"""What a driver asks of the machine: memory that the device can reach, and its registers.
+
+The methods are those of the seeds' `Hal`. An address in our own address space ("virtual") is an int; `Dma` wraps an
+allocation for those who want bytes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from enum import Enum
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from hwloop.errors import DeviceClosed, DmaError, InvalidParam
+from hwloop.hal.arena import Arena
+from hwloop.spec import PAGE_SIZE, PhysAddr
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from mmio import Region
+
+
+class BufferDirection(Enum):
+    """Who reads and who writes a buffer."""
+
+    DriverToDevice = "driver-to-device"
+    """The driver reads and writes it; the device only reads."""
+    DeviceToDriver = "device-to-driver"
+    """The device reads and writes it; the driver only reads."""
+    Both = "both"
+
+
+def pages_for(size: int) -> int:
+    """How many pages hold `size` bytes."""
+    return -(-size // PAGE_SIZE)
+
+
+class Hal(ABC):
+    """The interface that a back end implements. Owns its memory: `close()` gives all of it back."""
+
+    name = ""
+
+    @abstractmethod
+    def dma_alloc(self, pages: int, direction: BufferDirection) -> tuple[PhysAddr, int]:
+        """Zeroed memory of `pages` * 4096 bytes, contiguous for the device: its device address and our address.
+
+        Raises DmaError.
+        """
+
+    @abstractmethod
+    def dma_dealloc(self, paddr: PhysAddr, vaddr: int, pages: int) -> int:
+        """Give an allocation back, zeroed. Returns 0. Raises DmaError for what was not allocated like this."""
+
+    @abstractmethod
+    def mmio_phys_to_virt(self, paddr: PhysAddr, size: int, *, hot: bool = False) -> Region:
+        """The registers of `size` bytes at a physical address.
+
+        `hot` asks for the cheapest write there is (a mapping), for a doorbell; other registers are reached in a way
+        that survives the device's removal where there is one.
+        """
+
+    @abstractmethod
+    def share(self, buffer: Buffer, direction: BufferDirection) -> PhysAddr:
+        """Let the device reach a buffer, and return where it finds it. Raises DmaError."""
+
+    @abstractmethod
+    def unshare(self, paddr: PhysAddr, buffer: Buffer, direction: BufferDirection) -> None:
+        """End a `share`; afterwards the buffer holds what the device wrote."""
+
+    @abstractmethod
+    def quarantine(self) -> None:
+        """The device may still be writing: from now on no memory is freed or used again, also not by `close()`."""
+
+    @abstractmethod
+    def release_memory(self) -> None:
+        """Take all memory from the device and free it; nothing of it may be used afterwards. Idempotent."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """`release_memory`, then give up the device. Idempotent."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class BounceHal(Hal):
+    """A Hal whose memory is arenas, one set for each direction; buffers are copied in and out of them.
+
+    Copying keeps Python objects from ever being DMA targets, and lets an IOMMU enforce the direction. A back end only
+    says how an arena comes and goes (`_new_arena`, `_free_arena`).
+    """
+
+    arena_bytes = 2 << 20
+
+    def __init__(self) -> None:
+        self._arenas: dict[BufferDirection, list[Arena]] = {direction: [] for direction in BufferDirection}
+        self._quarantined = False
+        self._closed = False
+
+    @abstractmethod
+    def _new_arena(self, size: int, direction: BufferDirection) -> Arena:
+        """Memory of at least `size` bytes, mapped for the device in that direction. Raises DmaError."""
+
+    @abstractmethod
+    def _free_arena(self, arena: Arena) -> None:
+        """Take it from the device, then free it."""
+
+    def dma_alloc(self, pages: int, direction: BufferDirection) -> tuple[PhysAddr, int]:
+        if pages <= 0:
+            raise InvalidParam(f"cannot allocate {pages} pages")
+        arena, offset = self._allocate(pages * PAGE_SIZE, direction)
+        ctypes.memset(arena.vaddr + offset, 0, pages * PAGE_SIZE)
+        return PhysAddr(arena.iova + offset), arena.vaddr + offset
+
+    def dma_dealloc(self, paddr: PhysAddr, vaddr: int, pages: int) -> int:
+        arena = self._arena_of(paddr)
+        offset = paddr - arena.iova
+        if arena.vaddr + offset != vaddr or arena.allocated(offset) != pages * PAGE_SIZE:
+            raise DmaError(f"{pages} pages at {paddr:#x} were not allocated like this")
+        self._release(arena, offset)
+        return 0
+
+    def share(self, buffer: Buffer, direction: BufferDirection) -> PhysAddr:
+        view = memoryview(buffer).cast("B")
+        if not view.nbytes:
+            raise InvalidParam("cannot share an empty buffer with a device")
+        size = pages_for(view.nbytes) * PAGE_SIZE
+        arena, offset = self._allocate(size, direction)
+        arena.fill(offset, size, view if direction is not BufferDirection.DeviceToDriver else None)
+        return PhysAddr(arena.iova + offset)
+
+    def unshare(self, paddr: PhysAddr, buffer: Buffer, direction: BufferDirection) -> None:
+        view = memoryview(buffer).cast("B")
+        arena = self._arena_of(paddr)
+        offset = paddr - arena.iova
+        if arena.allocated(offset) != pages_for(view.nbytes) * PAGE_SIZE:
+            raise DmaError(f"a buffer of {view.nbytes} bytes is not shared at {paddr:#x}")
+        if direction is not BufferDirection.DriverToDevice:
+            arena.copy_out(offset, view)
+        self._release(arena, offset)
+
+    def vaddr_of(self, paddr: PhysAddr) -> int:
+        """Our address of a device address. Raises DmaError for one that is not ours."""
+        arena = self._arena_of(paddr)
+        return arena.vaddr + (paddr - arena.iova)
+
+    def quarantine(self) -> None:
+        self._quarantined = True
+
+    def release_memory(self) -> None:
+        self._closed = True
+        if self._quarantined:
+            return
+        for arenas in self._arenas.values():
+            while arenas:
+                self._free_arena(arenas.pop())
+
+    def close(self) -> None:
+        self.release_memory()
+
+    def _allocate(self, size: int, direction: BufferDirection) -> tuple[Arena, int]:
+        if self._closed:
+            raise DeviceClosed(f"the {self.name} HAL is closed")
+        for arena in self._arenas[direction]:
+            offset = arena.allocate(size)
+            if offset is not None:
+                return arena, offset
+        arena = self._new_arena(max(size, self.arena_bytes), direction)
+        self._arenas[direction].append(arena)
+        offset = arena.allocate(size)
+        assert offset is not None, "a new arena holds what it was made for"
+        return arena, offset
+
+    def _arena_of(self, paddr: int) -> Arena:
+        for arenas in self._arenas.values():
+            for arena in arenas:
+                if arena.iova <= paddr < arena.iova + arena.size:
+                    return arena
+        raise DmaError(f"device address {paddr:#x} is not in memory of this HAL")
+
+    def _release(self, arena: Arena, offset: int) -> None:
+        if not self._quarantined:
+            arena.release(offset)
+
+
+class Dma:
+    """An allocation that the device can reach, as bytes.
+
+    `paddr` is its device address, `vaddr` ours, `size` in bytes, `view` a writable memoryview. Never write a register
+    or a ring index through `view`: `cython_ring` does that with single stores.
+    """
+
+    def __init__(self, hal: Hal, pages: int, direction: BufferDirection) -> None:
+        self.paddr, self.vaddr = hal.dma_alloc(pages, direction)
+        self.pages = pages
+        self.size = pages * PAGE_SIZE
+        self.view = memoryview((ctypes.c_ubyte * self.size).from_address(self.vaddr)).cast("B")
+        self._free: Callable[[], int] | None = lambda: hal.dma_dealloc(self.paddr, self.vaddr, pages)
+
+    def close(self) -> None:
+        """Give the memory back. Idempotent; `view` must not be used afterwards."""
+        free, self._free = self._free, None
+        if free:
+            self.view.release()
+            free()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

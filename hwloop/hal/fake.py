@@ -1,0 +1,76 @@
+"""A Hal in process, stricter than any machine: made-up device addresses with holes, copies, and an exact account.
+
+The device side must translate every address, and only what was allocated or shared in the right direction translates:
+a mistake that QEMU forgives (a wild address completes with status OK there) is a `DmaFault` here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hwloop.errors import DmaError
+from hwloop.hal.arena import Arena
+from hwloop.hal.base import BounceHal, BufferDirection
+from hwloop.hal.iova import IovaAllocator
+from hwloop.hal.memory import AnonymousMemory
+from mmio import Window
+
+if TYPE_CHECKING:
+    from mmio import Region
+
+# Far from any address of ours, and each arena in a range of its own, so that the space between two always faults.
+_RANGES = [(base << 40, (base << 40) + (64 << 20) - 1) for base in range(0x11, 0x51)]
+_READABLE = (BufferDirection.DriverToDevice, BufferDirection.Both)
+_WRITABLE = (BufferDirection.DeviceToDriver, BufferDirection.Both)
+
+
+class DmaFault(AssertionError):
+    """The device was told an address that it must not access: a bug of the driver."""
+
+
+class FakeHal(BounceHal):
+    """`regions` maps a physical address to the registers there. `leaks()` lists what was never given back."""
+
+    name = "fake"
+    arena_bytes = 1 << 20
+
+    def __init__(self, regions: dict[int, Region] | None = None) -> None:
+        super().__init__()
+        self.regions = regions or {}
+        self._ranges = iter(_RANGES)
+        self.leaked: list[tuple[int, int]] = []
+
+    def translate(self, address: int, length: int, writable: bool) -> int:
+        """Our address of `length` bytes that the device reads or writes at a device address. Raises DmaFault."""
+        allowed = _WRITABLE if writable else _READABLE
+        for direction, arenas in self._arenas.items():
+            for arena in arenas:
+                if any(start <= address and address + length <= start + size for start, size in arena.outstanding()):
+                    if direction in allowed:
+                        return arena.vaddr + (address - arena.iova)
+                    raise DmaFault(f"the device may not {_verb(writable)} {length} bytes at {address:#x}")
+        raise DmaFault(f"no memory of {length} bytes is shared with the device at {address:#x}")
+
+    def leaks(self) -> list[tuple[int, int]]:
+        """(device address, bytes) of every allocation that is outstanding, or was when the memory was released."""
+        held = [piece for arenas in self._arenas.values() for arena in arenas for piece in arena.outstanding()]
+        return self.leaked + held
+
+    def mmio_phys_to_virt(self, paddr: int, size: int, *, hot: bool = False) -> Region:
+        for base, region in self.regions.items():
+            if base <= paddr and paddr + size <= base + region.size:
+                return Window(region, paddr - base, size)
+        raise DmaError(f"there are no registers of {size:#x} bytes at {paddr:#x}")
+
+    def _new_arena(self, size: int, direction: BufferDirection) -> Arena:
+        memory = AnonymousMemory(size)
+        iova = IovaAllocator([next(self._ranges)]).allocate(memory.size, 4096)
+        return Arena(memory.address, iova, memory.size, memory)
+
+    def _free_arena(self, arena: Arena) -> None:
+        if isinstance(arena.owner, AnonymousMemory):
+            arena.owner.close()
+
+
+def _verb(writable: bool) -> str:
+    return "write" if writable else "read"

@@ -1,0 +1,41 @@
+"""Memory of our own that can be pinned for a device."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+
+HUGE_PAGE = 2 << 20
+"""Bytes of a huge page as Linux gives them by default on x86-64 and on arm64 with 4 KiB pages."""
+
+# Python 3.11 does not name it; asm-generic/mman.h.
+_MAP_HUGETLB = 0x40000
+
+
+class AnonymousMemory:
+    """Zeroed memory shared with nobody and backed by no file, so nothing is left over however we die.
+
+    Huge pages where some are free, else ordinary ones; `huge` tells. A child process does not inherit it.
+    `address` and `size` (bytes, a multiple of the page size) never change.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.huge, self._map = _map_anonymous(size)
+        self.size = len(self._map)
+        self._map.madvise(mmap.MADV_DONTFORK)
+        self._anchor: ctypes.c_char | None = ctypes.c_char.from_buffer(self._map)
+        self.address = ctypes.addressof(self._anchor)
+
+    def close(self) -> None:
+        """Unmap. Idempotent; nothing may use the address afterwards."""
+        self._anchor = None
+        self._map.close()
+
+
+def _map_anonymous(size: int) -> tuple[bool, mmap.mmap]:
+    huge_size = (size + HUGE_PAGE - 1) & -HUGE_PAGE
+    flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
+    try:
+        return True, mmap.mmap(-1, huge_size, flags=flags | _MAP_HUGETLB)
+    except OSError:
+        return False, mmap.mmap(-1, size, flags=flags)

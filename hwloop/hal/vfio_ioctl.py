@@ -1,0 +1,142 @@
+"""The VFIO system calls: structures packed and unpacked, nothing decided.
+
+Linux, include/uapi/linux/vfio.h. Errors are the kernel's OSErrors; `hal.vfio` explains them. Each call takes a file
+descriptor and goes through `fcntl.ioctl`, which tests replace.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from fcntl import ioctl
+
+_BASE = ord(";") << 8 | 100
+GET_API_VERSION = _BASE + 0
+CHECK_EXTENSION = _BASE + 1
+SET_IOMMU = _BASE + 2
+GROUP_GET_STATUS = _BASE + 3
+GROUP_SET_CONTAINER = _BASE + 4
+GROUP_GET_DEVICE_FD = _BASE + 6
+DEVICE_GET_INFO = _BASE + 7
+DEVICE_GET_REGION_INFO = _BASE + 8
+DEVICE_RESET = _BASE + 11
+IOMMU_GET_INFO = _BASE + 12
+IOMMU_MAP_DMA = _BASE + 13
+IOMMU_UNMAP_DMA = _BASE + 14
+
+API_VERSION = 0
+TYPE1V2_IOMMU = 3
+GROUP_FLAG_VIABLE = 1
+DEVICE_FLAG_RESET = 1
+REGION_FLAG_MMAP = 4
+MAP_READ = 1
+MAP_WRITE = 2
+PCI_CONFIG_REGION = 7
+
+_INFO_CAPS = 2
+_CAP_IOVA_RANGE = 1
+_CAP_DMA_AVAIL = 3
+_CAPABILITY_HEADER = struct.Struct("=HHI")
+_CAPABILITIES_AT_MOST = 32
+
+
+@dataclass(frozen=True)
+class RegionInfo:
+    """A region of a device: `offset` and `size` in bytes, `offset` into the device's file descriptor."""
+
+    index: int
+    flags: int
+    size: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class IommuInfo:
+    """What the IOMMU can map: page sizes as a bit mask, (first, last) address ranges, mappings left or None."""
+
+    page_sizes: int
+    ranges: list[tuple[int, int]] = field(default_factory=list)
+    mappings_available: int | None = None
+
+
+def api_version(container: int) -> int:
+    return ioctl(container, GET_API_VERSION)
+
+
+def has_extension(container: int, extension: int) -> bool:
+    return ioctl(container, CHECK_EXTENSION, extension) > 0
+
+
+def set_iommu(container: int, kind: int) -> None:
+    ioctl(container, SET_IOMMU, kind)
+
+
+def group_flags(group: int) -> int:
+    data = bytearray(struct.pack("=II", 8, 0))
+    ioctl(group, GROUP_GET_STATUS, data)
+    return int(struct.unpack("=II", data)[1])
+
+
+def set_container(group: int, container: int) -> None:
+    ioctl(group, GROUP_SET_CONTAINER, struct.pack("=i", container))
+
+
+def device_fd(group: int, name: str) -> int:
+    # With an immutable argument fcntl returns the buffer and not the descriptor.
+    return ioctl(group, GROUP_GET_DEVICE_FD, bytearray(name.encode() + b"\0"))
+
+
+def device_flags(device: int) -> int:
+    data = bytearray(struct.pack("=5I", 20, 0, 0, 0, 0))
+    ioctl(device, DEVICE_GET_INFO, data)
+    return int(struct.unpack("=5I", data)[1])
+
+
+def region_info(device: int, index: int) -> RegionInfo:
+    layout = struct.Struct("=4I2Q")
+    data = bytearray(layout.pack(layout.size, 0, index, 0, 0, 0))
+    ioctl(device, DEVICE_GET_REGION_INFO, data)
+    _, flags, _, _, size, offset = layout.unpack(data)
+    return RegionInfo(index, flags, size, offset)
+
+
+def reset_device(device: int) -> None:
+    ioctl(device, DEVICE_RESET)
+
+
+def iommu_info(container: int) -> IommuInfo:
+    """Asked twice: first for the size of the answer, then for all of it."""
+    header = struct.Struct("=IIQI4x")
+    data = bytearray(header.pack(header.size, 0, 0, 0))
+    ioctl(container, IOMMU_GET_INFO, data)
+    needed = max(header.size, int(header.unpack_from(data)[0]))
+    data = bytearray(header.pack(needed, 0, 0, 0).ljust(needed, b"\0"))
+    ioctl(container, IOMMU_GET_INFO, data)
+    return parse_iommu_info(bytes(data))
+
+
+def parse_iommu_info(data: bytes) -> IommuInfo:
+    """Decode the answer of IOMMU_GET_INFO. The chain of capabilities is followed for a bounded number of steps."""
+    _, flags, page_sizes, offset = struct.unpack_from("=IIQI", data)
+    ranges: list[tuple[int, int]] = []
+    available = None
+    for _ in range(_CAPABILITIES_AT_MOST if flags & _INFO_CAPS else 0):
+        if not offset or offset + _CAPABILITY_HEADER.size > len(data):
+            break
+        kind, _, following = _CAPABILITY_HEADER.unpack_from(data, offset)
+        body = offset + _CAPABILITY_HEADER.size
+        if kind == _CAP_IOVA_RANGE:
+            count = struct.unpack_from("=I", data, body)[0]
+            ranges = [struct.unpack_from("=QQ", data, body + 8 + 16 * i) for i in range(count)]
+        elif kind == _CAP_DMA_AVAIL:
+            available = struct.unpack_from("=I", data, body)[0]
+        offset = following
+    return IommuInfo(page_sizes, ranges, available)
+
+
+def map_dma(container: int, vaddr: int, iova: int, size: int, flags: int) -> None:
+    ioctl(container, IOMMU_MAP_DMA, struct.pack("=IIQQQ", 32, flags, vaddr, iova, size))
+
+
+def unmap_dma(container: int, iova: int, size: int) -> None:
+    ioctl(container, IOMMU_UNMAP_DMA, bytearray(struct.pack("=IIQQ", 24, 0, iova, size)))

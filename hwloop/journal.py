@@ -1,0 +1,73 @@
+"""What a device was before we took it: written and synced before anything is changed, so that it can be put back.
+
+One JSON file a device in /run/hwloop. It outlives any death of the process; `hwloop restore` replays it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from hwloop.errors import SetupError
+from hwloop.lock import RUN_DIR, _name, _run_dir
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The state to go back to: `driver` (None: none) and `override` (None: none). `lasting` marks a change that the
+    user asked for with `hwloop bind`: only `hwloop restore` undoes it."""
+
+    address: str
+    driver: str | None
+    override: str | None
+    lasting: bool = False
+    pid: int = 0
+
+
+class Journal:
+    """The entries of all devices."""
+
+    def __init__(self, run_dir: Path = RUN_DIR) -> None:
+        self._dir = run_dir
+
+    def write(self, entry: Entry) -> None:
+        """Returns when the entry would survive a crash. Raises SetupError."""
+        path = self._path(entry.address)
+        _run_dir(self._dir)
+        temporary = path.with_suffix(".new")
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                json.dump({"schema": SCHEMA, **asdict(entry)}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            raise SetupError(f"cannot write {path}: {error.strerror}", errno=error.errno, remedy="run as root") from error
+
+    def read(self, address: str) -> Entry | None:
+        """The entry of a device, or None. Raises SetupError for a file that cannot be understood."""
+        path = self._path(address)
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            return Entry(data["address"], data["driver"], data["override"], data["lasting"], data["pid"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SetupError(
+                f"cannot read {path}: {error}", remedy=f"remove it, then: hwloop restore {address}"
+            ) from error
+
+    def addresses(self) -> list[str]:
+        """Every device that has an entry."""
+        return sorted(path.name.removesuffix(".json") for path in self._dir.glob("*.json"))
+
+    def remove(self, address: str) -> None:
+        """Idempotent."""
+        self._path(address).unlink(missing_ok=True)
+
+    def _path(self, address: str) -> Path:
+        return self._dir / f"{_name(address)}.json"

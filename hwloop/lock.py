@@ -1,0 +1,110 @@
+"""One process a device: an flock on a file that names its holder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from hwloop.errors import RefusedError, SetupError
+
+RUN_DIR = Path("/run/hwloop")
+
+
+def _run_dir(run_dir: Path) -> Path:
+    try:
+        run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(f"cannot create {run_dir}: {error.strerror}", errno=error.errno, remedy="run as root") from error
+    return run_dir
+
+
+def _name(address: str) -> str:
+    return address.replace("/", "_")
+
+
+def lock_holder(address: str, run_dir: Path = RUN_DIR) -> int | None:
+    """The pid of the process that has the device, or None when nobody has. Needs no privilege."""
+    try:
+        fd = os.open(run_dir / f"{_name(address)}.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        return _read_pid(fd)
+    finally:
+        os.close(fd)
+
+
+def _read_pid(fd: int) -> int:
+    text = os.pread(fd, 32, 0).strip()
+    return int(text) if text.isdigit() else 0
+
+
+class DeviceLock:
+    """Held from construction to `close()`. The kernel drops it when the process dies, however it dies.
+
+    Raises RefusedError (EBUSY) at once when another process has it, naming that process.
+    """
+
+    def __init__(self, address: str, run_dir: Path = RUN_DIR) -> None:
+        self._path = _run_dir(run_dir) / f"{_name(address)}.lock"
+        self._fd = -1
+        while self._fd < 0:
+            self._fd = self._try(address)
+
+    def _try(self, address: str) -> int:
+        """The locked descriptor, or -1 when the file was replaced under us and the caller must look again."""
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise SetupError(f"cannot open {self._path}: {error.strerror}", errno=error.errno, remedy="run as root") from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = _read_pid(fd)
+            os.close(fd)
+            raise RefusedError(
+                f"{address} is in use by another hwloop, process {pid} ({_command_of(pid)})", remedy="wait for it to end"
+            ) from None
+        if not _is_same_file(fd, self._path):
+            os.close(fd)
+            return -1
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        return fd
+
+    def close(self) -> None:
+        """Let others have the device; the file goes while we still hold it. Idempotent."""
+        if self._fd < 0:
+            return
+        self._path.unlink(missing_ok=True)
+        os.close(self._fd)
+        self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _is_same_file(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _command_of(pid: int) -> str:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return "gone by now"
+    return b" ".join(words).decode(errors="replace").strip() or "unknown"

@@ -1,0 +1,221 @@
+"""The registers of one virtio device, whatever carries them.
+
+The methods are those of the seeds' `Transport`, exactly. What is the same on every transport stands here: the order of
+initialisation with its read-backs and deadlines, and reading the configuration consistently.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TypeVar
+
+from hwloop.deadline import CONFIG_ATTEMPTS_SECONDS, RESET_SECONDS, Deadline, wait_until
+from hwloop.errors import DeviceLost, FeaturesRefused
+from hwloop.spec import PAGE_SIZE, DeviceStatus, DeviceType, Feature, InterruptStatus, PhysAddr, feature_names
+
+T = TypeVar("T")
+
+log = logging.getLogger("hwloop.transport")
+
+_NEGOTIATING = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER
+_LIVE = _NEGOTIATING | DeviceStatus.FEATURES_OK | DeviceStatus.DRIVER_OK
+
+
+class Transport(ABC):
+    """A VirtIO transport layer. Owns its register windows: `close()` gives them up, and is idempotent."""
+
+    name = ""
+    negotiated = 0
+    """The features that `begin_init` settled on, as bits."""
+
+    # --- What each transport implements -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def device_type(self) -> DeviceType:
+        """Gets the device type."""
+
+    @abstractmethod
+    def read_device_features(self) -> int:
+        """Reads the offered feature bits 0 to 63."""
+
+    @abstractmethod
+    def write_driver_features(self, driver_features: int) -> None:
+        """Writes the accepted feature bits 0 to 63."""
+
+    @abstractmethod
+    def max_queue_size(self, queue: int) -> int:
+        """The largest size, in descriptors, that the queue may have; 0 when the device has no such queue."""
+
+    @abstractmethod
+    def notify(self, queue: int) -> None:
+        """Tells the device that the queue has new buffers."""
+
+    @abstractmethod
+    def get_status(self) -> DeviceStatus:
+        """Reads the device status."""
+
+    @abstractmethod
+    def set_status(self, status: DeviceStatus) -> None:
+        """Writes the device status. Writing 0 starts a reset; `reset` waits for its end."""
+
+    @abstractmethod
+    def set_guest_page_size(self, guest_page_size: int) -> None:
+        """Tells a legacy MMIO device the page size in bytes; other transports have no such register."""
+
+    @abstractmethod
+    def requires_legacy_layout(self) -> bool:
+        """Whether queues must have the legacy layout (VIRTIO 1.4, 2.7.2)."""
+
+    @abstractmethod
+    def queue_set(
+        self, queue: int, size: int, descriptors: PhysAddr, driver_area: PhysAddr, device_area: PhysAddr
+    ) -> None:
+        """Gives the queue its size and the device addresses of its three areas, and enables it."""
+
+    @abstractmethod
+    def queue_unset(self, queue: int) -> None:
+        """Disables and resets the queue where the transport can; the others stop it at the next device reset."""
+
+    @abstractmethod
+    def queue_used(self, queue: int) -> bool:
+        """Whether the queue is in use: enabled, or with a page frame number that is not 0."""
+
+    @abstractmethod
+    def ack_interrupt(self) -> InterruptStatus:
+        """Reads and acknowledges what was pending; falsy when nothing was."""
+
+    @abstractmethod
+    def read_config_generation(self) -> int:
+        """Reads the generation of the configuration space; constant where there is none."""
+
+    @abstractmethod
+    def read_config_space(self, offset: int, width: int) -> int:
+        """Reads 1, 2, 4 or 8 little-endian bytes of the device's configuration; 8 as two of 4, low half first.
+
+        Raises ConfigSpaceMissing, ConfigSpaceTooSmall.
+        """
+
+    @abstractmethod
+    def write_config_space(self, offset: int, width: int, value: int) -> None:
+        """Writes 1, 2, 4 or 8 little-endian bytes. Raises as `read_config_space`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give up the registers. Does not reset the device: its driver has done that."""
+
+    # --- What is the same on all of them ------------------------------------------------------------------------------
+
+    def reset(self, seconds: float = RESET_SECONDS) -> None:
+        """Reset the device and wait until it reports status 0; no other register is touched meanwhile.
+
+        Raises DeadlineExpired (VIRTIO 1.4, 4.1.4.3.2).
+        """
+        self.set_status(DeviceStatus(0))
+        wait_until(
+            lambda: self.get_status() == 0,
+            "the device to finish its reset (status 0)",
+            seconds,
+            remedy="the device is stuck; its memory will not be used again by this process",
+            section="4.1.4.3.2",
+        )
+
+    def prepare_dma(self) -> None:
+        """Let the device read and write memory. Called once the reset is confirmed; PCI turns on bus mastering."""
+
+    def stop_dma(self) -> None:
+        """The opposite of `prepare_dma`, after the last reset. Never fails on a device that is gone."""
+
+    def begin_init(self, supported_features: int | Callable[[int], int]) -> int:
+        """Reset the device and negotiate features (VIRTIO 1.4, 3.1.1, steps 1 to 6).
+
+        `supported_features` is the set of feature bits that the driver knows, or a function from the offered set to
+        the accepted one. Returns the negotiated bits, which are also `self.negotiated`. On failure the device is
+        marked FAILED. Raises FeaturesRefused, DeadlineExpired.
+        """
+        self.reset()
+        self.prepare_dma()
+        self.set_status(DeviceStatus.ACKNOWLEDGE)
+        self.set_status(_NEGOTIATING)
+        offered = self.read_device_features()
+        log.debug("Device features: %s", feature_names(offered, self.device_type()))
+        self.negotiated = self._choose(offered, supported_features)
+        self.write_driver_features(self.negotiated)
+        self._confirm_features(offered)
+        self.set_guest_page_size(PAGE_SIZE)
+        return self.negotiated
+
+    def finish_init(self) -> None:
+        """Tell the device that the driver is ready: from here on it may process buffers.
+
+        Raises DeviceLost when the device does not stay ready.
+        """
+        self.set_status(_LIVE if self.negotiated & Feature.VERSION_1 else _LIVE & ~DeviceStatus.FEATURES_OK)
+        status = self.get_status()
+        if status & DeviceStatus.DEVICE_NEEDS_RESET or not status & DeviceStatus.DRIVER_OK:
+            raise DeviceLost(f"the device did not become ready: its status is {status!r}", section="3.1.1")
+
+    def fail(self) -> None:
+        """Tell the device that its driver has given up on it (FAILED)."""
+        self.set_status(self.get_status() | DeviceStatus.FAILED)
+
+    def read_consistent(self, f: Callable[[], T], seconds: float = CONFIG_ATTEMPTS_SECONDS) -> T:
+        """Call `f`, which reads configuration fields, until the generation is the same before and after it.
+
+        What `f` raises while the generation is stable is raised. Raises DeadlineExpired (VIRTIO 1.4, 2.5.3).
+        """
+        deadline = Deadline(seconds)
+        while True:
+            before = self.read_config_generation()
+            result, error = _outcome(f)
+            if self.read_config_generation() == before:
+                if error is not None:
+                    raise error
+                return result[0]
+            if deadline.expired():
+                raise deadline.error("the device's configuration to stop changing", section="2.5.3")
+
+    def _choose(self, offered: int, supported: int | Callable[[int], int]) -> int:
+        chosen = supported(offered) if callable(supported) else offered & supported
+        unoffered = chosen & ~offered
+        if unoffered:
+            names = ", ".join(feature_names(unoffered, self.device_type()))
+            raise FeaturesRefused(f"the driver chose features that the device does not offer: {names}", section="2.2.1")
+        if offered & Feature.VERSION_1:
+            assert chosen & Feature.VERSION_1, (
+                "Driver must accept VIRTIO_F_VERSION_1 in supported features because it is offered by the device."
+            )
+        elif not self.requires_legacy_layout():
+            self.fail()
+            raise FeaturesRefused("the device does not offer VIRTIO_F_VERSION_1", section="6.2")
+        return chosen
+
+    def _confirm_features(self, offered: int) -> None:
+        """Set FEATURES_OK and read it back. A device without VERSION_1 has no such step (VIRTIO 1.4, 3.1.2)."""
+        if not self.negotiated & Feature.VERSION_1:
+            return
+        self.set_status(_NEGOTIATING | DeviceStatus.FEATURES_OK)
+        if self.get_status() & DeviceStatus.FEATURES_OK:
+            return
+        self.fail()
+        accepted = ", ".join(feature_names(self.negotiated, self.device_type())) or "none"
+        raise FeaturesRefused(
+            f"the device refused the accepted features ({accepted}) of those it offers ({offered:#x})", section="3.1.1"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _outcome(f: Callable[[], T]) -> tuple[list[T], OSError | None]:
+    try:
+        return [f()], None
+    except OSError as error:
+        return [], error

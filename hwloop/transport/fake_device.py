@@ -1,0 +1,217 @@
+"""A virtio device in process, without its transport and without a meaning: status, features, queues, configuration.
+
+It is strict where QEMU forgives. A driver that breaks a rule gets a `RuleBroken` at once, in the call that broke it.
+Each way of misbehaving is a switch in `Faults`; all are off by default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cython_ring import Chain, DeviceSideSplit
+from hwloop.hal.fake import FakeHal
+from hwloop.spec import DeviceStatus, DeviceType, Feature, feature_names
+
+
+class RuleBroken(AssertionError):
+    """The driver did what the specification forbids; the text names the section."""
+
+
+@dataclass
+class Faults:
+    """One switch for each way in which the device may misbehave."""
+
+    reset_reads: int = 0
+    """How many reads of the status it takes until a reset shows; -1: for ever."""
+    refuse_features: bool = False
+    """FEATURES_OK does not stick."""
+    ignore_driver_ok: bool = False
+    """DRIVER_OK does not stick."""
+    drop: bool = False
+    """Buffers are taken and never used."""
+    lose_notifications: int = 0
+    """So many notifications are not seen."""
+    generation_steps: int = 0
+    """The configuration changes at so many further reads of the generation; -1: at every one."""
+    gone: bool = False
+    """The device was unplugged: every register reads all ones."""
+
+
+@dataclass
+class FakeQueue:
+    """What the driver told about one queue."""
+
+    max_size: int
+    size: int = 0
+    desc: int = 0
+    driver: int = 0
+    device: int = 0
+    enabled: bool = False
+    ring: DeviceSideSplit | None = None
+    held: list[Chain] = field(default_factory=list)
+
+
+class FakeDevice:
+    """A device of `device_type` that offers `features`, has queues of `queue_sizes` and `config` bytes.
+
+    A subclass gives requests a meaning in `serve`. Buffers are served inside `notify`, in order. With `hold` set,
+    they are only fetched, and served by `release`.
+    """
+
+    def __init__(
+        self, hal: FakeHal, device_type: DeviceType, features: int, queue_sizes: list[int], config: bytes
+    ) -> None:
+        self.hal = hal
+        self.device_type = device_type
+        self.features = features
+        self.queues = [FakeQueue(size) for size in queue_sizes]
+        self.config = bytearray(config)
+        self.faults = Faults()
+        self.hold = False
+        self.status = DeviceStatus(0)
+        self.driver_features = 0
+        self.generation = 0
+        self.bus_master = True
+        self._resetting = 0
+        self.status_writes: list[int] = []
+
+    # --- Registers ----------------------------------------------------------------------------------------------------
+
+    def read_status(self) -> int:
+        if self.faults.gone:
+            return 0xFF
+        if self._resetting:
+            self._resetting -= 1
+            return int(self.status)
+        if self.status_writes and self.status_writes[-1] == 0:
+            self._reset()
+        return int(self.status)
+
+    def write_status(self, value: int) -> None:
+        """VIRTIO 1.4, 2.1.1: bits are only added; 0 resets."""
+        self.status_writes.append(value)
+        if value == 0:
+            self._start_reset()
+            return
+        self._refuse_if_resetting()
+        new = DeviceStatus(value)
+        if self.status & ~new & ~DeviceStatus.DEVICE_NEEDS_RESET:
+            raise RuleBroken(f"status {self.status!r} was followed by {new!r}, which clears a bit (2.1.1)")
+        if self.status & DeviceStatus.FAILED:
+            raise RuleBroken("a status was written to a device marked FAILED without a reset (2.1.1)")
+        self._check_step(new)
+        self.status = self._kept(new)
+
+    def _check_step(self, new: DeviceStatus) -> None:
+        order = (DeviceStatus.ACKNOWLEDGE, DeviceStatus.DRIVER, DeviceStatus.FEATURES_OK, DeviceStatus.DRIVER_OK)
+        missing = False
+        for step in order:
+            if missing and new & step:
+                raise RuleBroken(f"status {new!r} skips a step of initialisation (3.1.1)")
+            missing = missing or not new & step
+
+    def _kept(self, new: DeviceStatus) -> DeviceStatus:
+        if self.faults.refuse_features:
+            new &= ~DeviceStatus.FEATURES_OK
+        if self.faults.ignore_driver_ok:
+            new &= ~DeviceStatus.DRIVER_OK
+        return new
+
+    def write_features(self, value: int) -> None:
+        """VIRTIO 1.4, 2.2.1 and 3.1.1."""
+        self._refuse_if_resetting()
+        if value & ~self.features:
+            names = feature_names(value & ~self.features, self.device_type)
+            raise RuleBroken(f"features were accepted that are not offered: {names} (2.2.1)")
+        if not self.status & DeviceStatus.DRIVER or self.status & DeviceStatus.FEATURES_OK:
+            raise RuleBroken(f"features were written while the status was {self.status!r} (3.1.1)")
+        self.driver_features = value
+
+    def read_generation(self) -> int:
+        if self.faults.generation_steps:
+            self.faults.generation_steps -= 1
+            self.generation = self.generation + 1 & 0xFF
+        return self.generation
+
+    def read_config(self, offset: int, width: int) -> int:
+        if self.faults.gone:
+            return (1 << 8 * width) - 1
+        return int.from_bytes(self.config[offset : offset + width], "little")
+
+    def write_config(self, offset: int, width: int, value: int) -> None:
+        if not self.status & DeviceStatus.FEATURES_OK:
+            raise RuleBroken("the configuration was written before FEATURES_OK (3.1.1)")
+        self.config[offset : offset + width] = value.to_bytes(width, "little")
+
+    # --- Queues -------------------------------------------------------------------------------------------------------
+
+    def enable(self, index: int) -> None:
+        """VIRTIO 1.4, 4.1.4.3.2: size and addresses stand before the queue is enabled."""
+        queue = self.queues[index]
+        if not self.status & DeviceStatus.FEATURES_OK or self.status & DeviceStatus.DRIVER_OK:
+            raise RuleBroken(f"queue {index} was enabled while the status was {self.status!r} (3.1.1)")
+        if not 0 < queue.size <= queue.max_size or queue.size & (queue.size - 1):
+            raise RuleBroken(f"queue {index} was given {queue.size} descriptors of {queue.max_size} (4.1.4.3.2)")
+        size = queue.size
+        queue.ring = DeviceSideSplit(
+            size,
+            self.hal.translate(queue.desc, 16 * size, False),
+            self.hal.translate(queue.driver, 6 + 2 * size, False),
+            self.hal.translate(queue.device, 6 + 8 * size, True),
+            translate=self.hal.translate,
+            owner=self.hal,
+        )
+        queue.enabled = True
+
+    def notify(self, index: int) -> None:
+        if self.faults.lose_notifications:
+            self.faults.lose_notifications -= 1
+            return
+        if not self.status & DeviceStatus.DRIVER_OK:
+            raise RuleBroken(f"queue {index} was notified before DRIVER_OK (3.1.1)")
+        if not self.bus_master:
+            raise RuleBroken("the device was asked to do DMA while bus mastering is off")
+        self.run(index)
+
+    def run(self, index: int) -> None:
+        """Take every available buffer of a queue, and serve what is not held."""
+        queue = self.queues[index]
+        if queue.ring is None:
+            raise RuleBroken(f"queue {index} was notified and is not enabled (4.1.4.3.2)")
+        while (chain := queue.ring.fetch()) is not None:
+            queue.held.append(chain)
+        if not self.hold and not self.faults.drop:
+            self.release(index)
+
+    def release(self, index: int = 0, count: int | None = None, *, backwards: bool = False) -> None:
+        """Serve buffers that are held: the first `count`, or all; the last one first with `backwards`."""
+        queue = self.queues[index]
+        chosen = queue.held[:count]
+        del queue.held[: len(chosen)]
+        for chain in reversed(chosen) if backwards else chosen:
+            assert queue.ring is not None
+            queue.ring.complete(chain.head, self.serve(chain))
+
+    def serve(self, chain: Chain) -> int:
+        """Do what a buffer asks for; returns how many bytes were written."""
+        raise NotImplementedError
+
+    # --- Private ------------------------------------------------------------------------------------------------------
+
+    def _start_reset(self) -> None:
+        self._resetting = self.faults.reset_reads
+        if not self._resetting:
+            self._reset()
+
+    def _reset(self) -> None:
+        self.status = DeviceStatus(0)
+        self.driver_features = 0
+        self.queues = [FakeQueue(queue.max_size) for queue in self.queues]
+
+    def _refuse_if_resetting(self) -> None:
+        if self._resetting:
+            raise RuleBroken("a register was written while the device was being reset (4.1.4.3.2)")
+
+
+MODERN = Feature.VERSION_1 | Feature.ACCESS_PLATFORM
+"""The features that a modern device behind an IOMMU offers at least."""

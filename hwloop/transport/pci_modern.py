@@ -1,0 +1,304 @@
+"""Virtio over PCI, the modern interface (VIRTIO 1.4, 4.1): structures in memory BARs, found through capabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+
+from hwloop.deadline import RESET_SECONDS, wait_until
+from hwloop.errors import (
+    ConfigSpaceMissing,
+    ConfigSpaceTooSmall,
+    DeviceLost,
+    InvalidParam,
+    TransportError,
+)
+from hwloop.hal.base import Hal
+from hwloop.spec import DeviceStatus, DeviceType, Feature, InterruptStatus, PhysAddr, device_type_of_pci_id
+from hwloop.transport.base import Transport
+from hwloop.transport.pci_capability import CfgType, VirtioCapability, choose, require, virtio_capabilities
+from mmio import (
+    ReadOnly8,
+    ReadOnly16,
+    ReadOnly32,
+    ReadWrite8,
+    ReadWrite16,
+    ReadWrite32,
+    ReadWrite64LoHi,
+    Region,
+    RegisterBlock,
+)
+from pci import BarInfo, Command, ConfigSpace
+
+NO_VECTOR = 0xFFFF
+"""VIRTIO_MSI_NO_VECTOR: no interrupt for this event (VIRTIO 1.4, 4.1.5.1.2)."""
+
+
+class CommonConfig(RegisterBlock):
+    """struct virtio_pci_common_cfg, up to what every version has (VIRTIO 1.4, 4.1.4.3)."""
+
+    device_feature_select = ReadWrite32(0x00)
+    device_feature = ReadOnly32(0x04)
+    driver_feature_select = ReadWrite32(0x08)
+    driver_feature = ReadWrite32(0x0C)
+    config_msix_vector = ReadWrite16(0x10)
+    num_queues = ReadOnly16(0x12)
+    device_status = ReadWrite8(0x14)
+    config_generation = ReadOnly8(0x15)
+    queue_select = ReadWrite16(0x16)
+    queue_size = ReadWrite16(0x18)
+    queue_msix_vector = ReadWrite16(0x1A)
+    queue_enable = ReadWrite16(0x1C)
+    queue_notify_off = ReadOnly16(0x1E)
+    queue_desc = ReadWrite64LoHi(0x20)
+    queue_driver = ReadWrite64LoHi(0x28)
+    queue_device = ReadWrite64LoHi(0x30)
+
+
+class QueueResetConfig(RegisterBlock):
+    """The part that VIRTIO 1.2 added; there only when the structure is long enough."""
+
+    queue_notif_config_data = ReadOnly16(0x38)
+    queue_reset = ReadWrite16(0x3A)
+
+
+class IsrStatus(RegisterBlock):
+    """The ISR status byte; reading it clears it (VIRTIO 1.4, 4.1.4.5)."""
+
+    isr_status = ReadOnly8(0x00)
+
+
+@dataclass(frozen=True)
+class PciStructures:
+    """Where the structures of one function are."""
+
+    common: VirtioCapability
+    notify: VirtioCapability
+    isr: VirtioCapability
+    device: VirtioCapability | None
+
+    @classmethod
+    def find(cls, config: ConfigSpace, bars: Mapping[int, BarInfo]) -> PciStructures:
+        """Raises TransportError when one that must be there is missing or unusable."""
+        found = list(virtio_capabilities(config))
+        return cls(
+            common=require(found, bars, CfgType.COMMON_CFG),
+            notify=require(found, bars, CfgType.NOTIFY_CFG),
+            isr=require(found, bars, CfgType.ISR_CFG),
+            device=choose(found, bars, CfgType.DEVICE_CFG),
+        )
+
+
+class PciTransport(Transport):
+    """PCI transport for VirtIO.
+
+    `config` is the function's configuration space and `bars` what it decodes; `hal` maps the registers. Constructing
+    it turns on memory decoding and nothing else. Raises TransportError for a function that is not a usable virtio
+    device.
+    """
+
+    name = "pci"
+
+    def __init__(self, hal: Hal, config: ConfigSpace, bars: Mapping[int, BarInfo]) -> None:
+        self._config = config
+        self._device_type = _virtio_type(config)
+        self.structures = PciStructures.find(config, bars)
+        config.set_command_bits(Command.MEMORY_SPACE, Command(0))
+        self._bars = bars
+        self._hal = hal
+        self._doorbells: dict[int, Region] = {}
+        with ExitStack() as stack:
+            self._resources = stack
+            common = self._map(self.structures.common)
+            self._common = CommonConfig(common)
+            self._queue_reset = QueueResetConfig(common) if common.size >= QueueResetConfig.span else None
+            self._isr = IsrStatus(self._map(self.structures.isr))
+            device = self.structures.device
+            self._device = self._map(device) if device else None
+            self._resources = stack.pop_all()
+
+    def device_type(self) -> DeviceType:
+        return self._device_type
+
+    # --- Features and status ------------------------------------------------------------------------------------------
+
+    def read_device_features(self) -> int:
+        words = []
+        for word in (0, 1):
+            self._common.device_feature_select.write(word)
+            words.append(self._common.device_feature.read())
+        return words[0] | words[1] << 32
+
+    def write_driver_features(self, driver_features: int) -> None:
+        for word in (0, 1):
+            self._common.driver_feature_select.write(word)
+            self._common.driver_feature.write(driver_features >> 32 * word & 0xFFFF_FFFF)
+
+    def get_status(self) -> DeviceStatus:
+        """Raises DeviceLost when the function no longer answers: a read of all ones (PCIe) means it is gone."""
+        status = self._common.device_status.read()
+        if status == 0xFF:
+            raise DeviceLost("the device status reads 0xff: the function does not answer any more")
+        return DeviceStatus(status)
+
+    def set_status(self, status: DeviceStatus) -> None:
+        self._common.device_status.write(int(status))
+
+    def prepare_dma(self) -> None:
+        """Turn on bus mastering, and read it back: QEMU would also serve a device that may not master the bus.
+
+        Raises TransportError when the bit does not stick.
+        """
+        self._config.set_command_bits(Command.BUS_MASTER, Command(0))
+        if not self._config.read_command() & Command.BUS_MASTER:
+            raise TransportError("bus mastering cannot be turned on, so the device cannot reach memory")
+
+    def stop_dma(self) -> None:
+        """Turn off bus mastering: the device cannot write memory any more, whatever it believes."""
+        # A function that was unplugged has nothing left to turn off.
+        with suppress(OSError):
+            self._config.set_command_bits(Command(0), Command.BUS_MASTER)
+
+    def set_guest_page_size(self, guest_page_size: int) -> None:
+        """Nothing to do: queue addresses are whole on this transport."""
+
+    def requires_legacy_layout(self) -> bool:
+        return False
+
+    # --- Queues -------------------------------------------------------------------------------------------------------
+
+    def read_num_queues(self) -> int:
+        """How many queues the device has, administration queues left out."""
+        return self._common.num_queues.read()
+
+    def max_queue_size(self, queue: int) -> int:
+        if not self._select(queue):
+            return 0
+        return self._common.queue_size.read()
+
+    def queue_set(
+        self, queue: int, size: int, descriptors: PhysAddr, driver_area: PhysAddr, device_area: PhysAddr
+    ) -> None:
+        """Raises TransportError when the device does not take the size or the queue (VIRTIO 1.4, 4.1.5.1.3)."""
+        self._require(queue)
+        common = self._common
+        common.queue_size.write(size)
+        if common.queue_size.read() != size:
+            raise TransportError(f"queue {queue} did not take the size {size}", section="4.1.5.1.3")
+        common.queue_msix_vector.write(NO_VECTOR)
+        common.queue_desc.write(descriptors)
+        common.queue_driver.write(driver_area)
+        common.queue_device.write(device_area)
+        self._doorbells[queue] = self._map_doorbell(queue)
+        common.queue_enable.write(1)
+        if common.queue_enable.read() != 1:
+            raise TransportError(f"queue {queue} did not become enabled", section="4.1.5.1.3")
+
+    def queue_unset(self, queue: int) -> None:
+        """Resets the queue when RING_RESET was negotiated; otherwise only a device reset stops it, since a driver must
+        not write 0 to queue_enable (VIRTIO 1.4, 4.1.4.3.2)."""
+        if self.negotiated & Feature.RING_RESET and self._queue_reset is not None:
+            registers = self._queue_reset
+            self._require(queue)
+            registers.queue_reset.write(1)
+            wait_until(
+                lambda: registers.queue_reset.read() == 0,
+                f"queue {queue} to finish its reset",
+                RESET_SECONDS,
+                section="4.1.4.3.2",
+            )
+        doorbell = self._doorbells.pop(queue, None)
+        if doorbell is not None:
+            doorbell.close()
+
+    def queue_used(self, queue: int) -> bool:
+        return self._select(queue) and self._common.queue_enable.read() == 1
+
+    def notify(self, queue: int) -> None:
+        """One 16-bit write of the queue's index (VIRTIO 1.4, 4.1.5.2). Raises InvalidParam for a queue not set up."""
+        doorbell = self._doorbells.get(queue)
+        if doorbell is None:
+            raise InvalidParam(f"queue {queue} is not set up, so it cannot be notified")
+        doorbell.write16(0, queue)
+
+    # --- Interrupts and configuration ---------------------------------------------------------------------------------
+
+    def ack_interrupt(self) -> InterruptStatus:
+        return InterruptStatus(self._isr.isr_status.read())
+
+    def read_config_generation(self) -> int:
+        return self._common.config_generation.read()
+
+    def read_config_space(self, offset: int, width: int) -> int:
+        device = self._config_window(offset, width)
+        if width == 8:
+            return device.read64_lo_hi(offset)
+        readers = {1: device.read8, 2: device.read16, 4: device.read32}
+        return readers[width](offset)
+
+    def write_config_space(self, offset: int, width: int, value: int) -> None:
+        device = self._config_window(offset, width)
+        if width == 8:
+            device.write64_lo_hi(offset, value)
+            return
+        writers = {1: device.write8, 2: device.write16, 4: device.write32}
+        writers[width](offset, value)
+
+    def close(self) -> None:
+        for doorbell in self._doorbells.values():
+            doorbell.close()
+        self._doorbells.clear()
+        self._resources.close()
+
+    # --- Private ------------------------------------------------------------------------------------------------------
+
+    def _map(self, capability: VirtioCapability) -> Region:
+        address = self._bars[capability.bar].address + capability.offset
+        region = self._hal.mmio_phys_to_virt(PhysAddr(address), capability.length)
+        self._resources.callback(region.close)
+        return region
+
+    def _map_doorbell(self, queue: int) -> Region:
+        """The notification register of the selected queue (VIRTIO 1.4, 4.1.4.4)."""
+        notify = self.structures.notify
+        offset = self._common.queue_notify_off.read() * notify.multiplier
+        if offset + 2 > notify.length:
+            raise TransportError(
+                f"queue {queue} is notified at {offset:#x}, behind the end of the notification structure "
+                f"({notify.length:#x})",
+                section="4.1.4.4",
+            )
+        base = self._bars[notify.bar].address + notify.offset
+        return self._hal.mmio_phys_to_virt(PhysAddr(base + offset), 2, hot=True)
+
+    def _select(self, queue: int) -> bool:
+        """Point the per-queue registers at a queue. False when the device has fewer queues."""
+        if not 0 <= queue < self.read_num_queues():
+            return False
+        self._common.queue_select.write(queue)
+        return True
+
+    def _require(self, queue: int) -> None:
+        if not self._select(queue):
+            raise InvalidParam(f"the device has no queue {queue}; it has {self.read_num_queues()}")
+
+    def _config_window(self, offset: int, width: int) -> Region:
+        if self._device is None:
+            raise ConfigSpaceMissing("the device has no configuration space of its own", section="4.1.4.6")
+        if width not in (1, 2, 4, 8) or offset < 0:
+            raise InvalidParam(f"cannot access {width} bytes at {offset} of a configuration space")
+        if offset + width > self._device.size:
+            raise ConfigSpaceTooSmall(
+                f"{width} bytes at {offset:#x} are behind the end of the device's configuration space "
+                f"({self._device.size:#x} bytes)"
+            )
+        return self._device
+
+
+def _virtio_type(config: ConfigSpace) -> DeviceType:
+    info = config.read_info()
+    device_type = device_type_of_pci_id(info.vendor_id, info.device_id)
+    if device_type is None:
+        raise TransportError(f"{info.vendor_id:04x}:{info.device_id:04x} is not a virtio device", section="4.1.2")
+    return device_type

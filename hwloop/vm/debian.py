@@ -1,0 +1,94 @@
+"""Unpack Debian packages with everything they depend on, for any architecture, without running any of their scripts."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hwloop.vm import tools
+
+SUITE = "bookworm"
+"""Whose kernel and Python the guest has: what the VM was measured with."""
+
+_APT = Path("/etc/apt")
+
+
+def unpack(packages: Sequence[str], arch: str, tar: Path) -> None:
+    """Write what the packages and their dependencies hold to the archive `tar`.
+
+    Takes this machine's own sources for the suite, so that a mirror that was set up is used. Raises MissingTool,
+    BuildFailed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        tools.build(f"unpacking Debian packages for {arch}", _command(packages, arch, tar, _mirrors(Path(folder))))
+
+
+def _command(packages: Sequence[str], arch: str, tar: Path, mirrors: Sequence[str]) -> list[str]:
+    return [
+        *("mmdebstrap", "--variant=extract", "--mode=auto", f"--architectures={arch}"),
+        *(f"--include={','.join(packages)}", "--format=tar", SUITE, str(tar), *mirrors),
+    ]
+
+
+def _mirrors(folder: Path) -> list[str]:
+    """Files with this machine's sources for the suite; none when it has none, and mmdebstrap then takes its own."""
+    found = [*_one_line_sources(), *_stanzas()]
+    if not any(text_has_suite(text, SUITE) for text in found):
+        return []
+    paths = [folder / f"{number}.{_kind(text)}" for number, text in enumerate(found)]
+    for path, text in zip(paths, found, strict=True):
+        path.write_text(text + "\n")
+    return [str(path) for path in paths]
+
+
+def _one_line_sources() -> Iterator[str]:
+    for path in [_APT / "sources.list", *sorted(_APT.glob("sources.list.d/*.list"))]:
+        if path.is_file():
+            yield from select_lines(path.read_text(), SUITE)
+
+
+def _stanzas() -> Iterator[str]:
+    for path in sorted(_APT.glob("sources.list.d/*.sources")):
+        yield from select_stanzas(path.read_text(), SUITE)
+
+
+def _kind(text: str) -> str:
+    return "list" if text.startswith("deb ") else "sources"
+
+
+def _wanted(suite: str) -> tuple[str, ...]:
+    return suite, f"{suite}-updates", f"{suite}-security"
+
+
+def select_lines(text: str, suite: str) -> list[str]:
+    """The `deb` lines of a sources.list that are of the suite, its updates or its security fixes."""
+    lines = [line.strip() for line in text.splitlines()]
+    return [line for line in lines if line.startswith("deb ") and set(_wanted(suite)) & set(line.split())]
+
+
+def select_stanzas(text: str, suite: str) -> list[str]:
+    """The stanzas of a deb822 file that are enabled, hold binary packages, and are of nothing but the suite."""
+    return [stanza for stanza in _split_stanzas(text) if _is_of(stanza, suite)]
+
+
+def text_has_suite(text: str, suite: str) -> bool:
+    """Whether a source is of the suite itself; updates alone have no base to build on."""
+    return suite in text.split()
+
+
+def _split_stanzas(text: str) -> Iterator[str]:
+    lines: list[str] = []
+    for line in [*text.splitlines(), ""]:
+        if line.strip():
+            lines += [line] if not line.startswith("#") else []
+        elif lines:
+            yield "\n".join(lines)
+            lines = []
+
+
+def _is_of(stanza: str, suite: str) -> bool:
+    values = {key.strip().lower(): value.split() for key, _, value in (line.partition(":") for line in stanza.splitlines())}
+    suites = values.get("suites", [])
+    enabled = values.get("enabled", ["yes"]) != ["no"]
+    return enabled and "deb" in values.get("types", []) and bool(suites) and set(suites) <= set(_wanted(suite))
