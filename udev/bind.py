@@ -88,7 +88,7 @@ def clear_override(sysfs: Sysfs, addr: str, deadline: float = DEFAULT_DEADLINE, 
 
 
 def unbind(sysfs: Sysfs, addr: str, deadline: float = DEFAULT_DEADLINE, *, bus: str = "pci") -> None:
-    """Take the device from its driver; nothing to do when none holds it.
+    """Take the device from its driver; when none holds it, make sure that the last one has really let go.
 
     Raises `BindTimeout` when the driver does not let go (the kernel goes on trying), `BindError` when the kernel
     refuses or another driver takes the device at once, `DeviceNotFound`.
@@ -96,6 +96,8 @@ def unbind(sysfs: Sysfs, addr: str, deadline: float = DEFAULT_DEADLINE, *, bus: 
     end = time.monotonic() + deadline
     driver = current_driver(sysfs, addr, bus=bus)
     if driver is None:
+        # The link goes away before the driver's remove function is called: without it, the driver may still be in it.
+        _wait_for_lock(sysfs, addr, bus, end)
         return
     try:
         sysfs.write(sysfs.driver(driver, bus) / "unbind", addr, _left(end))
@@ -105,7 +107,7 @@ def unbind(sysfs: Sysfs, addr: str, deadline: float = DEFAULT_DEADLINE, *, bus: 
             f"(`fuser -v` on its node in /dev), then try again; {error}"
         ) from error
     except DeviceNotFound:
-        pass  # gone from this driver meanwhile: the link below decides
+        _wait_for_lock(sysfs, addr, bus, end)  # gone from this driver meanwhile: the link below decides
     except UdevError as error:
         raise _refused(addr, bus, f"unbinding from {driver}", error) from error
     _verify(sysfs, addr, bus, None, end, deadline)
@@ -119,6 +121,8 @@ def bind(sysfs: Sysfs, addr: str, driver: str, deadline: float = DEFAULT_DEADLIN
     """
     end = time.monotonic() + deadline
     if current_driver(sysfs, addr, bus=bus) == driver:
+        # The link comes before the driver's probe function is called: with it, the driver may still be in it.
+        _wait_for_lock(sysfs, addr, bus, end)
         return
     if not driver_exists(sysfs, driver, bus=bus):
         raise ModuleMissing(
@@ -171,6 +175,10 @@ def _probe(sysfs: Sysfs, addr: str, bus: str, driver: str, end: float) -> None:
         raise
     except UdevError as error:
         raise _refused(addr, bus, f"binding to {driver}", error) from error
+
+
+def _wait_for_lock(sysfs: Sysfs, addr: str, bus: str, end: float) -> None:
+    read_override(sysfs, sysfs.device(addr, bus), _left(end))
 
 
 def _verify(sysfs: Sysfs, addr: str, bus: str, wanted: str | None, end: float, deadline: float) -> None:

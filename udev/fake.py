@@ -61,7 +61,7 @@ class FakeSysfs:
 
     - `bind_fails`: probe functions fail. As in the kernel, drivers_probe then succeeds and leaves the device unbound.
     - `unbind_hangs`: an unbind never returns (`BindTimeout`, at once: the deadline is not waited out), and its device
-      stays locked until `release()`.
+      stays locked, with its driver link gone and its disk still there, until `release()`.
     - `override_lost`: driver_override takes every value and keeps none, as when a udev rule resets it.
     - `stolen_by`: the name of a driver that takes any device that is probed, as a udev rule might.
 
@@ -254,6 +254,14 @@ class FakeSysfs:
         self._control(path, text.strip(), seconds)
         return len(data)
 
+    def _read(self, path: Path, seconds: float) -> bytes | OSError:
+        if path.name == "driver_override" and path.parent.name in self._stuck:
+            return BindTimeout(f"{path}: not readable for {seconds:.1f} s; a driver keeps it: see `dmesg`")
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            return error
+
     def _control(self, path: Path, text: str, seconds: float) -> None:
         if path.name == "driver_override":
             device = self._find(path.parent.parent.parent.name, path.parent.name)
@@ -300,6 +308,7 @@ class FakeSysfs:
             raise OSError(errno.ENODEV, "not bound to this driver", device.name)
         if self.unbind_hangs:
             self._stuck.add(device.name)
+            (device.path / "driver").unlink()  # as in the kernel: the link goes before the remove function is called
             self._lock(device, seconds)
         self._detach(device)
 
@@ -414,10 +423,8 @@ class _KernelSysfs(Sysfs):
         super().__init__(fake.root, fake.dev, fake.proc)
         self._fake = fake
 
-    def read_within(self, path: Path, seconds: float) -> str:
-        if path.name == "driver_override" and path.parent.name in self._fake._stuck:
-            raise BindTimeout(f"{path}: not readable for {seconds:.1f} s; a driver is busy with the device")
-        return super().read_within(path, seconds)
+    def _load_within(self, paths: Sequence[Path], seconds: float) -> list[bytes | OSError]:
+        return [self._fake._read(path, seconds) for path in paths]
 
     def _store(self, path: Path, data: bytes, seconds: float | None) -> int:
         return self._fake._react(path, data, seconds)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from udev.errors import BindTimeout, DeviceNotFound
+from udev.errors import BindTimeout, DeviceNotFound, UdevError
 from udev.sysfs import Sysfs, is_pci_address
 
 if TYPE_CHECKING:
@@ -19,8 +19,9 @@ Enumerator = Callable[[Sysfs], list[str]]
 # remove function). It is no name a driver can have.
 OVERRIDE_BUSY = "(busy)"
 
-# The kernel takes the device's lock to show driver_override; nobody holds it this long in good health.
-_LOCK_SECONDS = 2.0
+# The kernel takes the device's lock to show driver_override. Nobody holds it this long in good health, and a child
+# process starts in this time even in a loaded emulated machine.
+LOCK_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +75,11 @@ def list_pci(sysfs: Sysfs) -> list[PciDevice]:
     A function whose lock is held for seconds has `driver_override == OVERRIDE_BUSY`: one stuck device must not hide
     the others.
     """
+    paths = [sysfs.pci_device(address) for address in sorted(choose_enumerator(sysfs)(sysfs))]
     found = []
-    for address in sorted(choose_enumerator(sysfs)(sysfs)):
+    for path, override in zip(paths, _read_overrides(sysfs, paths), strict=True):
         try:
-            found.append(_read_listed(sysfs, address))
+            found.append(_read_record(sysfs, path, override))
         except DeviceNotFound:
             continue
     return found
@@ -97,20 +99,32 @@ def read_pci(sysfs: Sysfs, address: str) -> PciDevice:
     return _read_record(sysfs, path, read_override(sysfs, path))
 
 
-def read_override(sysfs: Sysfs, path: Path) -> str | None:
-    """The `driver_override` of the device whose folder is `path`, None when there is none. Raises `BindTimeout`."""
+def read_override(sysfs: Sysfs, path: Path, seconds: float = LOCK_SECONDS) -> str | None:
+    """The `driver_override` of the device whose folder is `path`, None when there is none.
+
+    Raises `BindTimeout` when the device's lock is not free for `seconds`: its driver is still taking it or leaving it.
+    """
     try:
-        text = sysfs.read_within(path / "driver_override", _LOCK_SECONDS)
+        return _override(sysfs.read_within(path / "driver_override", seconds))
     except DeviceNotFound:
         return None
+
+
+def _read_overrides(sysfs: Sysfs, paths: list[Path]) -> list[str | None]:
+    answers = sysfs.read_all_within([path / "driver_override" for path in paths], LOCK_SECONDS)
+    return [_override(answer) if isinstance(answer, str) else _stands_for(answer) for answer in answers]
+
+
+def _override(text: str) -> str | None:
     return None if text in ("", "(null)") else text
 
 
-def _read_listed(sysfs: Sysfs, address: str) -> PciDevice:
-    try:
-        return read_pci(sysfs, address)
-    except BindTimeout:
-        return _read_record(sysfs, sysfs.pci_device(address), OVERRIDE_BUSY)
+def _stands_for(error: UdevError) -> str | None:
+    if isinstance(error, BindTimeout):
+        return OVERRIDE_BUSY
+    if isinstance(error, DeviceNotFound):
+        return None
+    raise error
 
 
 def _read_record(sysfs: Sysfs, path: Path, override: str | None) -> PciDevice:

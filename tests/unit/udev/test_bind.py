@@ -50,6 +50,12 @@ def test_binding_to_the_driver_that_holds_it_writes_nothing(fake: FakeSysfs) -> 
     assert fake.writes == []
 
 
+def test_a_driver_that_is_still_probing_is_not_taken_for_bound(fake: FakeSysfs) -> None:
+    fake._stuck.add(DISK)
+    with pytest.raises(BindTimeout):
+        bind(fake.sysfs, DISK, "virtio-pci", SHORT)
+
+
 def test_binding_a_device_that_nobody_holds_unbinds_nothing(fake: FakeSysfs) -> None:
     fake.add_pci("0000:00:02.0", 0x8086, 0x100E)
     bind(fake.sysfs, "0000:00:02.0", "vfio-pci")
@@ -89,7 +95,16 @@ def test_a_driver_that_never_lets_go_is_a_timeout_that_says_so(fake: FakeSysfs) 
     with pytest.raises(BindTimeout, match="driver virtio-pci did not let go within") as caught:
         bind(fake.sysfs, DISK, "vfio-pci", SHORT)
     assert caught.value.errno == errno.ETIMEDOUT
-    assert current_driver(fake.sysfs, DISK) == "virtio-pci"
+
+
+def test_a_hung_device_shows_no_driver_and_is_still_not_taken_for_unbound(fake: FakeSysfs) -> None:
+    fake.unbind_hangs = True
+    for _ in range(2):
+        with pytest.raises(BindTimeout):
+            unbind(fake.sysfs, DISK, SHORT)
+        assert current_driver(fake.sysfs, DISK) is None
+    with pytest.raises(BindTimeout):
+        rebind(fake.sysfs, DISK, None, SHORT)
 
 
 def test_a_device_that_hung_can_be_bound_once_the_old_driver_has_let_go(fake: FakeSysfs) -> None:
