@@ -145,7 +145,8 @@ def rebind(
 ) -> None:
     """Put an earlier state back: held by `driver` (None: by none), with the earlier `override` (None: cleared).
 
-    The override is put back also when the driver does not take the device. Raises what `bind` and `unbind` raise.
+    The override is put back also when the driver does not take the device, but not after a `BindTimeout`: then the
+    kernel still has the device in hand, and this has to be called again. Raises what `bind` and `unbind` raise.
     """
     end = time.monotonic() + deadline
     try:

@@ -5,7 +5,7 @@ uninterruptibly (a request that never completes, a VFIO descriptor somebody keep
 held, and to read or write its `driver_override` is to wait for it (driver_set_override in drivers/base/driver.c).
 A thread would let our deadline hold, but the process could then not exit: a thread in state D keeps its whole process.
 So such calls are made by a child, which takes none of our descriptors along, and which init inherits if it never
-returns. Killing the child does not stop what the kernel has begun.
+returns. Killing the child does not stop what the kernel has begun: a write that timed out may still take effect later.
 """
 
 from __future__ import annotations
