@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hwloop.errors import DeviceError, DriverError, HwloopError
     from hwloop.hal.base import BufferDirection, Dma, Hal
     from hwloop.queue import VirtQueue
-    from hwloop.session import open
+    from hwloop.session import open  # noqa: A004
     from hwloop.spec import PAGE_SIZE, DeviceStatus, DeviceType, InterruptStatus, PhysAddr
     from hwloop.target import Target
     from hwloop.transport.base import Transport

@@ -128,7 +128,9 @@ def _open_exclusively(address: str, name: str, node: str) -> int | None:
         if error.errno == errno.EBUSY:
             raise _in_use(address, [f"exclusive@{name}"]) from error
         if error.errno in (errno.EACCES, errno.EPERM):
-            raise SetupError(f"cannot open {node}: {error.strerror}", errno=error.errno, remedy="run as root") from error
+            raise SetupError(
+                f"cannot open {node}: {error.strerror}", errno=error.errno, remedy="run as root"
+            ) from error
         if error.errno in (errno.ENOENT, errno.ENXIO):
             return None
         raise
@@ -177,9 +179,7 @@ def prepare_driver(sysfs: Sysfs, driver: str) -> None:
         udev.load_module(driver)
 
 
-def bind_lastingly(
-    address: str, driver: str | None, sysfs: Sysfs | None = None, run_dir: Path = RUN_DIR
-) -> None:
+def bind_lastingly(address: str, driver: str | None, sysfs: Sysfs | None = None, run_dir: Path = RUN_DIR) -> None:
     """Bind the function to a driver (None: to none) and leave it so; `restore` undoes it.
 
     Refuses what `Claim` refuses.
@@ -230,7 +230,7 @@ def _back_to_default(sysfs: Sysfs, address: str) -> None:
         sysfs.write(sysfs.drivers_probe(), address)
 
 
-def restore_all(sysfs: Sysfs | None = None, run_dir: Path = RUN_DIR) -> Iterator[tuple[str, str | None | OSError]]:
+def restore_all(sysfs: Sysfs | None = None, run_dir: Path = RUN_DIR) -> Iterator[tuple[str, str | OSError | None]]:
     """`restore` every function that has an entry; yields its address and its driver, or why it failed."""
     for address in Journal(run_dir).addresses():
         try:

@@ -46,7 +46,9 @@ class Journal:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except OSError as error:
-            raise SetupError(f"cannot write {path}: {error.strerror}", errno=error.errno, remedy="run as root") from error
+            raise SetupError(
+                f"cannot write {path}: {error.strerror}", errno=error.errno, remedy="run as root"
+            ) from error
 
     def read(self, address: str) -> Entry | None:
         """The entry of a device, or None. Raises SetupError for a file that cannot be understood."""

@@ -17,7 +17,9 @@ def _run_dir(run_dir: Path) -> Path:
     try:
         run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
     except OSError as error:
-        raise SetupError(f"cannot create {run_dir}: {error.strerror}", errno=error.errno, remedy="run as root") from error
+        raise SetupError(
+            f"cannot create {run_dir}: {error.strerror}", errno=error.errno, remedy="run as root"
+        ) from error
     return run_dir
 
 
@@ -62,14 +64,17 @@ class DeviceLock:
         try:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise SetupError(f"cannot open {self._path}: {error.strerror}", errno=error.errno, remedy="run as root") from error
+            raise SetupError(
+                f"cannot open {self._path}: {error.strerror}", errno=error.errno, remedy="run as root"
+            ) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             pid = _read_pid(fd)
             os.close(fd)
             raise RefusedError(
-                f"{address} is in use by another hwloop, process {pid} ({_command_of(pid)})", remedy="wait for it to end"
+                f"{address} is in use by another hwloop, process {pid} ({_command_of(pid)})",
+                remedy="wait for it to end",
             ) from None
         if not _is_same_file(fd, self._path):
             os.close(fd)

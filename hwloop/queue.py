@@ -123,9 +123,9 @@ def _size_for(transport: Transport, index: int, wanted: int | None) -> int:
     if not largest:
         raise TransportError(f"the device has no queue {index}", section="4.1.5.1.3")
     if largest > 32768:
-        raise TransportError(f"queue {index} claims {largest} descriptors; 32768 is the most there can be", section="2.7")
+        raise TransportError(
+            f"queue {index} claims {largest} descriptors; 32768 is the most there can be", section="2.7"
+        )
     size = min(largest, wanted or LARGEST_SIZE)
     # A split queue has a power of two of descriptors (VIRTIO 1.4, 4.1.4.3.2).
     return 1 << (size.bit_length() - 1)
-
-

@@ -82,7 +82,9 @@ def open_transport(target: str | Target, sysfs: Sysfs | None = None) -> tuple[Pc
         claim = Claim(function.address, sysfs=sysfs)
         stack.callback(claim.give_back)
         bars = parse_resource_file(function.device.resource)
-        hal = stack.enter_context(VfioHal(function.address, cast(int, function.device.iommu_group), bars, str(sysfs.dev)))
+        hal = stack.enter_context(
+            VfioHal(function.address, cast(int, function.device.iommu_group), bars, str(sysfs.dev))
+        )
         transport = stack.enter_context(PciTransport(hal, ConfigSpace(hal.config_access()), bars))
         return transport, hal, stack.pop_all()
 

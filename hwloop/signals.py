@@ -53,5 +53,5 @@ def shield() -> Iterator[None]:
         for signum, handler in earlier.items():
             # None: a handler that was not installed from Python, which only its owner can put back.
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)
-    for signum in pending:
-        signal.raise_signal(signum)
+    for number in pending:
+        signal.raise_signal(number)

@@ -324,7 +324,7 @@ class ScsiFeature(_NamedFlag):
     T10_PI = 1 << 3
 
 
-class _9PFeature(_NamedFlag):
+class P9Feature(_NamedFlag):
     """Linux, include/uapi/linux/virtio_9p.h."""
 
     MOUNT_TAG = 1 << 0
@@ -438,7 +438,7 @@ DEVICE_FEATURES: dict[DeviceType, tuple[str, type[IntFlag]]] = {
     DeviceType.Console: ("VIRTIO_CONSOLE_F_", ConsoleFeature),
     DeviceType.MemoryBallooning: ("VIRTIO_BALLOON_F_", BalloonFeature),
     DeviceType.ScsiHost: ("VIRTIO_SCSI_F_", ScsiFeature),
-    DeviceType._9P: ("VIRTIO_9P_", _9PFeature),
+    DeviceType._9P: ("VIRTIO_9P_", P9Feature),
     DeviceType.GPU: ("VIRTIO_GPU_F_", GpuFeature),
     DeviceType.Timer: ("VIRTIO_RTC_F_", RtcFeature),
     DeviceType.Socket: ("VIRTIO_VSOCK_F_", SocketFeature),

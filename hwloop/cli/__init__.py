@@ -1,0 +1,1 @@
+"""The `hwloop` command: one file a command, listed in `hwloop.cli.main`."""

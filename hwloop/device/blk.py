@@ -130,7 +130,7 @@ class _Request:
     slot: int
     sector: int
     data: bytearray | memoryview | bytes | None = None
-    paddr: PhysAddr = PhysAddr(0)
+    paddr: PhysAddr | None = None
     length: int = 0
     wanted: bool = True
     error: HwloopError | None = None
@@ -488,7 +488,7 @@ class VirtioBlk(Device, BlockDriverOps):
 
     def _release(self, request: _Request, *, copy: bool) -> None:
         """End the sharing of a request's buffer, and free its slot."""
-        if request.paddr and request.data is not None:
+        if request.paddr is not None and request.data is not None:
             direction = _DIRECTIONS[request.kind] if copy else BufferDirection.DriverToDevice
             self.hal.unshare(request.paddr, request.data, direction)
         self._slots.free.append(request.slot)

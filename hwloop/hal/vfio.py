@@ -118,7 +118,9 @@ def _open_container(dev: str) -> int:
         container = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         remedy = "run as root" if error.errno in (errno.EACCES, errno.EPERM) else "modprobe vfio-pci"
-        raise SetupError(f"cannot open {path}: {os.strerror(error.errno or 0)}", errno=error.errno, remedy=remedy) from error
+        raise SetupError(
+            f"cannot open {path}: {os.strerror(error.errno or 0)}", errno=error.errno, remedy=remedy
+        ) from error
     if vfio.api_version(container) != vfio.API_VERSION or not vfio.has_extension(container, vfio.TYPE1V2_IOMMU):
         os.close(container)
         raise SetupError(
@@ -137,7 +139,9 @@ def _open_group(dev: str, group: int) -> int:
                 f"IOMMU group {group} is in use by another process", remedy=f"find it with: fuser -v {path}"
             ) from error
         remedy = "run as root" if error.errno in (errno.EACCES, errno.EPERM) else "bind the device to vfio-pci first"
-        raise SetupError(f"cannot open {path}: {os.strerror(error.errno or 0)}", errno=error.errno, remedy=remedy) from error
+        raise SetupError(
+            f"cannot open {path}: {os.strerror(error.errno or 0)}", errno=error.errno, remedy=remedy
+        ) from error
 
 
 def _join(group_fd: int, container: int, group: int) -> None:

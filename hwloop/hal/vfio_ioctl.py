@@ -83,7 +83,7 @@ def set_container(group: int, container: int) -> None:
 
 def device_fd(group: int, name: str) -> int:
     # With an immutable argument fcntl returns the buffer and not the descriptor.
-    return ioctl(group, GROUP_GET_DEVICE_FD, bytearray(name.encode() + b"\0"))
+    return int(ioctl(group, GROUP_GET_DEVICE_FD, bytearray(name.encode() + b"\0")))
 
 
 def device_flags(device: int) -> int:

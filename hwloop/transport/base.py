@@ -122,10 +122,10 @@ class Transport(ABC):
             section="4.1.4.3.2",
         )
 
-    def prepare_dma(self) -> None:
+    def prepare_dma(self) -> None:  # noqa: B027
         """Let the device read and write memory. Called once the reset is confirmed; PCI turns on bus mastering."""
 
-    def stop_dma(self) -> None:
+    def stop_dma(self) -> None:  # noqa: B027
         """The opposite of `prepare_dma`, after the last reset. Never fails on a device that is gone."""
 
     def begin_init(self, supported_features: int | Callable[[int], int]) -> int:

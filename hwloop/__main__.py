@@ -1,0 +1,5 @@
+"""`python -m hwloop` is the command `hwloop`."""
+
+from hwloop.cli.main import entry
+
+entry()

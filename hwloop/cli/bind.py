@@ -1,0 +1,60 @@
+"""`hwloop bind`, `hwloop unbind`, `hwloop restore`."""
+
+from __future__ import annotations
+
+import click
+
+from hwloop.cli.common import target_argument
+
+
+@click.command("bind")
+@target_argument
+@click.option("--driver", required=True, metavar="NAME", help="The driver, such as vfio-pci.")
+def bind(target: str, driver: str) -> None:
+    """Bind a device to a kernel driver and leave it so. `hwloop restore` undoes it.
+
+    A disk that is in use is refused.
+    """
+    _leave(target, driver)
+
+
+@click.command("unbind")
+@target_argument
+def unbind(target: str) -> None:
+    """Take a device from its kernel driver and leave it so. `hwloop restore` undoes it.
+
+    A disk that is in use is refused.
+    """
+    _leave(target, None)
+
+
+@click.command("restore")
+@click.argument("target", required=False)
+def restore(target: str | None) -> None:
+    """Give a device back to the driver it had before hwloop took it; without TARGET, every device that hwloop took.
+
+    Also clears a driver_override that is left over.
+    """
+    from hwloop import claim, session
+
+    if target is not None:
+        address = session.find(target).address
+        click.echo(f"{address}: {claim.restore(address) or 'no driver'}")
+        return
+    failures = []
+    for address, outcome in claim.restore_all():
+        if isinstance(outcome, OSError):
+            failures.append(outcome)
+            click.echo(f"hwloop: {outcome.strerror or outcome}", err=True)
+        else:
+            click.echo(f"{address}: {outcome or 'no driver'}")
+    if failures:
+        raise failures[0]
+
+
+def _leave(target: str, driver: str | None) -> None:
+    from hwloop import claim, session
+
+    address = session.find(target).address
+    claim.bind_lastingly(address, driver)
+    click.echo(f"{address}: {driver or 'no driver'}; put it back with: hwloop restore {address}")

@@ -1,0 +1,128 @@
+"""The command `hwloop`: finds the command to run, and turns every error into a sentence and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from hwloop.errors import exit_code_of
+from hwloop.signals import Interrupted, unwind_on_signals
+
+# Name -> (module, attribute, one line for the help). The line stands here so that --help imports no command.
+COMMANDS = {
+    "list": ("hwloop.cli.list", "command", "Show the virtio devices of this machine."),
+    "info": ("hwloop.cli.info", "command", "Show one device: capabilities, features, queues, configuration."),
+    "read": ("hwloop.cli.read", "command", "Read bytes from a disk."),
+    "write": ("hwloop.cli.write", "command", "Write bytes to a disk."),
+    "flush": ("hwloop.cli.flush", "command", "Make everything written to a disk durable."),
+    "id": ("hwloop.cli.id", "command", "Print the serial of a disk."),
+    "bind": ("hwloop.cli.bind", "bind", "Bind a device to a kernel driver, and leave it so."),
+    "unbind": ("hwloop.cli.bind", "unbind", "Take a device from its kernel driver, and leave it so."),
+    "restore": ("hwloop.cli.bind", "restore", "Give devices back to the driver they had."),
+    "vm": ("hwloop.cli.vm", "group", "Build and run the test VM."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is run, and not to list it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+
+
+_EPILOG = """\b
+TARGET is a PCI address (0000:00:05.0), pci:0000:00:05.0, or the kernel's name of a disk (vda).
+
+\b
+Exit status: 0 ok, 2 wrong arguments, 3 refused because a device is in use, 4 the device reported
+an error, 5 the device is gone or timed out, 6 the machine lacks something, 130/143 interrupted.
+"""
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            click.echo(f"hwloop {version('hwloop')}")
+        except PackageNotFoundError:
+            click.echo("hwloop (from a checkout)")
+        ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version."
+)
+def main() -> None:
+    """Drive virtio devices from user space, with no kernel driver in between.
+
+    A device is taken from the kernel for the length of a command, and given back at its end.
+    """
+
+
+def entry(arguments: list[str] | None = None) -> None:
+    """The console script. Ends the process with the exit status."""
+    unwind_on_signals()
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run a command line and return its exit status; errors are printed to standard error."""
+    try:
+        result = main.main(args=arguments, prog_name="hwloop", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as ending:
+        return ending.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except BrokenPipeError:
+        return _stop_writing()
+    except (Interrupted, KeyboardInterrupt, click.Abort) as ending:
+        _say(str(ending) or "ended by SIGINT")
+        return getattr(ending, "exit_code", 130)
+    except OSError as error:
+        _report(error)
+        return exit_code_of(error)
+
+
+def _stop_writing() -> int:
+    """Whoever read our output has gone. Keep the interpreter from complaining about it at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
+
+
+def _report(error: OSError) -> None:
+    _say(_sentence(error))
+    for note in getattr(error, "__notes__", []):
+        for line in note.splitlines():
+            click.echo(f"  {line}", err=True)
+
+
+def _sentence(error: OSError) -> str:
+    """The text without Python's `[Errno 2]`, but with the file that it is about."""
+    text = error.strerror or str(error)
+    return f"{error.filename}: {text}" if error.filename is not None else text
+
+
+def _say(text: str) -> None:
+    click.echo(f"hwloop: {text}", err=True)

@@ -1,0 +1,64 @@
+"""`hwloop write`."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import click
+
+from hwloop.cli.common import SIZE, open_disk, progress, target_argument
+from hwloop.size import format_size
+
+_CHUNK = 1 << 20
+
+
+@click.command("write")
+@target_argument
+@click.argument("offset", type=SIZE)
+@click.option("-i", "--input", "source", metavar="FILE", help="Read from FILE instead of standard input.")
+@click.option("--no-flush", is_flag=True, help="Do not make the data durable at the end.")
+def command(target: str, offset: int, source: str | None, no_flush: bool) -> None:
+    """Write bytes to a disk, beginning at OFFSET (bytes, or a number with k, M, G or T).
+
+    Where the data is not whole blocks, the rest of the first and the last block keeps what it had. At the end the
+    disk is flushed.
+    """
+    from hwloop.device.stream import check_range, write_range
+
+    with _source(source) as stream:
+        total = _size_of(stream)
+        with open_disk(target) as disk, progress(f"writing {target}", total) as report:
+            check_range(disk, offset, total or 0)
+            chunks = _Chunks(stream)
+            for done in write_range(disk, offset, chunks):
+                report(done)
+            if not no_flush:
+                disk.flush()
+    click.echo(f"{chunks.count} bytes ({format_size(chunks.count)}) written to {target} at {offset}", err=True)
+
+
+class _Chunks:
+    """The pieces of a stream; `count` is how many bytes came."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.count = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        while chunk := self._stream.read(_CHUNK):
+            self.count += len(chunk)
+            yield chunk
+
+
+def _source(source: str | None) -> BinaryIO:
+    return open(source, "rb") if source is not None else open(sys.stdin.fileno(), "rb", closefd=False)
+
+
+def _size_of(stream: BinaryIO) -> int | None:
+    """How many bytes are to come, where that is known: then nothing is written of what does not fit."""
+    status = os.fstat(stream.fileno())
+    return status.st_size - stream.tell() if stat.S_ISREG(status.st_mode) else None
