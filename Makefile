@@ -1,0 +1,72 @@
+# hwloop: `make help` lists the targets. `make demo` and `make test` need nothing but this checkout, root and Debian.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := .stamps
+
+# Each with its reason:
+#   python3-dev gcc libc6-dev   compile the extensions, for this machine and for the guest
+#   python3-venv                the virtual environment in .venv
+#   qemu-system-x86             the test VM
+#   mmdebstrap                  unpacks the guest's root from Debian packages, running nothing of it
+#   kmod                        depmod for the guest's kernel modules
+#   libudev1                    what pyudev calls
+#   git                         tells which files of the checkout go into the guest
+PACKAGES := python3 python3-dev python3-venv gcc libc6-dev qemu-system-x86 mmdebstrap kmod libudev1 git
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build check lint types unit test vm-test demo bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMPS)/venv  ## install system packages, .venv and the extensions; then .venv/bin/hwloop works
+
+$(STAMPS)/packages: Makefile
+	@mkdir -p $(STAMPS)
+	@missing=$$(for p in $(PACKAGES); do \
+	    dpkg-query -W -f='$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	    echo "installing: "$$missing; \
+	    $(SUDO) apt-get update -q && \
+	    DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -q --no-install-recommends $$missing; \
+	fi
+	@touch $@
+
+$(STAMPS)/venv: $(STAMPS)/packages pyproject.toml setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check 'setuptools>=68' 'cython>=3.0.11'
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[dev]'
+	@touch $@
+
+build: setup  ## compile the extensions in place
+	@$(BIN)/python setup.py -q build_ext --inplace
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check -q .
+
+types: build
+	$(BIN)/mypy
+
+unit: build
+	$(BIN)/python -m pytest -q -m 'not vm' tests/unit tests/contract
+
+check: lint types unit  ## lint, types, and the tests that need no VM: under a minute
+
+test: check  ## everything: check, then the tests in the VM
+	$(BIN)/python -m pytest -v tests/vm
+
+demo: build  ## boot a VM, drive a disk in it from user space, and confirm the bytes on the host
+	@$(BIN)/python -m hwloop.vm.demo
+
+bench: build  ## nothing yet that is worth a figure: see docs/performance.md
+	@$(BIN)/python -m bench
+
+clean:  ## remove what was built; the VM image stays in its cache
+	rm -rf $(STAMPS) $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find cython_ring mmio -name '*.so' -delete
+	find cython_ring mmio -name '*.pyx' | sed 's/pyx$$/c/' | xargs -r rm -f
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
