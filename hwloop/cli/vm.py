@@ -1,0 +1,171 @@
+"""`hwloop vm`: run a command in the test VM, or build the VM's image."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from hwloop import vm
+from hwloop.vm.boot import ACCELERATORS
+from hwloop.vm.cache import Progress
+from hwloop.vm.machine import MACHINES
+
+_BROKEN_PIPE = 128 + signal.SIGPIPE
+
+_machine = click.option(
+    "--machine", type=click.Choice(list(MACHINES)), default="q35", show_default=True, help="The kind of machine."
+)
+
+
+@click.group(name="vm")
+def group() -> None:
+    """Run commands in a test VM, as root, with this checkout and disks of your choice."""
+
+
+@group.command(
+    epilog="""\b
+Examples:
+  hwloop vm run -- uname -a
+  hwloop vm run --disk disk.img -- hwloop list
+  hwloop vm run --disk disk.img,packed=on,num-queues=4 -- hwloop test 0000:00:05.0
+  hwloop vm run --qemu '-device pcie-root-port,id=rp0' --disk disk.img,bus=rp0 -- lspci
+""",
+    context_settings={"allow_interspersed_args": False},
+)
+@_machine
+@click.option("--qemu", metavar="ARG", multiple=True, help="Arguments for QEMU, before the disks; may be given again.")
+@click.option(
+    "--disk",
+    "disks",
+    metavar="PATH[,KEY=VALUE]...",
+    multiple=True,
+    help="A virtio-blk disk; the first is at 0000:00:05.0. Keys are those of QEMU's virtio-blk-pci "
+    "(addr, bus, packed, serial, ...) or of its drive (format, cache, read-only, snapshot, ...).",
+)
+@click.option("--append", metavar="WORDS", multiple=True, help="Words for the kernel's command line.")
+@click.option("--share", metavar="DIR", type=click.Path(), help="A folder that the guest has at /share, read-write.")
+@click.option(
+    "--timeout", metavar="S", type=float, default=600.0, show_default=True, help="Seconds until the guest is ended."
+)
+@click.option("--memory", metavar="SIZE", default="2G", show_default=True, help="The guest's memory, as QEMU's -m.")
+@click.option("--smp", metavar="N", type=click.IntRange(1), default=2, show_default=True, help="Processors.")
+@click.option(
+    "--accel",
+    type=click.Choice(ACCELERATORS),
+    default="auto",
+    show_default=True,
+    help="kvm or tcg; auto takes kvm where a trial start of the guest works.",
+)
+@click.option("--console", is_flag=True, help="Show the kernel's console on standard error.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(
+    machine: str,
+    qemu: tuple[str, ...],
+    disks: tuple[str, ...],
+    append: tuple[str, ...],
+    share: str | None,
+    timeout: float,
+    memory: str,
+    smp: int,
+    accel: str,
+    console: bool,
+    command: tuple[str, ...],
+) -> NoReturn:
+    """Run COMMAND in the test VM and exit with its status.
+
+    Its output and errors are passed through as they are; it has no input. The checkout is at /hwloop, which is the
+    working directory. After --timeout seconds the status is 124.
+    """
+    with _ended_by_signals():
+        result = vm.run(
+            command,
+            disks=disks,
+            qemu=qemu,
+            append=" ".join(append),
+            share=share,
+            timeout=timeout,
+            machine=machine,
+            stdout=sys.stdout.buffer,
+            stderr=sys.stderr.buffer,
+            console=sys.stderr.buffer if console else None,
+            memory=memory,
+            smp=smp,
+            accel=accel,
+            progress=_say_once(),
+        )
+    sys.exit(result.returncode)
+
+
+@group.command()
+@_machine
+@click.option("--force", is_flag=True, help="Build everything again, from packages of today.")
+def build(machine: str, force: bool) -> None:
+    """Build the VM's image, or what is missing of it, and say where it is and how big."""
+    with _ended_by_signals(), _display() as progress:
+        guest = vm.build(machine, force=force, progress=progress)
+    click.echo(f"kernel  {guest.image.kernel_release}, Python {guest.image.python}")
+    click.echo(f"image   {guest.image.folder.parent}")
+    click.echo(f"size    {guest.size / (1 << 20):.0f} MiB loaded at each start")
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP leave through the owners of QEMU, with the status that a shell gives for each."""
+    old = {number: signal.signal(number, _raise_exit) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:
+        _forget_output()
+        sys.exit(_BROKEN_PIPE)
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _raise_exit(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _forget_output() -> None:
+    """Nobody reads it any more; Python would complain when it flushes at its end."""
+    with open("/dev/null", "wb") as null:
+        os.dup2(null.fileno(), sys.stdout.fileno())
+
+
+def _say_once() -> Progress:
+    """A line at the first thing that has to be built; the command's own output is not to be mixed with more."""
+    said: list[str] = []
+
+    def progress(step: str) -> None:
+        if not said:
+            click.echo("hwloop vm: building what the VM needs; the first time takes about a minute", err=True)
+        said.append(step)
+
+    return progress
+
+
+@contextmanager
+def _display() -> Iterator[Progress]:
+    """The steps on standard error: a line with a turning mark on a terminal, plain lines elsewhere."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda step: console.print(step, highlight=False)
+        return
+    with console.status("looking at the cache") as status:
+
+        def progress(step: str) -> None:
+            console.print(f"  {step}", highlight=False)
+            status.update(step)
+
+        yield progress

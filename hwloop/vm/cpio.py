@@ -1,4 +1,4 @@
-"""Write initramfs archives: cpio in its "newc" form, as Documentation/driver-api/early-userspace/buffer-format.rst of Linux has it.
+"""Write initramfs archives: cpio in its "newc" form (Linux, early-userspace/buffer-format.rst).
 
 An own writer, because it needs neither root nor the cpio program, gives every file to root, and makes archives that
 are equal byte for byte when their contents are. The kernel takes several archives one behind the other; a later one

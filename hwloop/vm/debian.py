@@ -88,7 +88,8 @@ def _split_stanzas(text: str) -> Iterator[str]:
 
 
 def _is_of(stanza: str, suite: str) -> bool:
-    values = {key.strip().lower(): value.split() for key, _, value in (line.partition(":") for line in stanza.splitlines())}
+    fields = [line.partition(":") for line in stanza.splitlines()]
+    values = {key.strip().lower(): value.split() for key, _, value in fields}
     suites = values.get("suites", [])
     enabled = values.get("enabled", ["yes"]) != ["no"]
     return enabled and "deb" in values.get("types", []) and bool(suites) and set(suites) <= set(_wanted(suite))

@@ -12,7 +12,7 @@ from hwloop.vm.errors import BadOption, MissingFile
 DRIVE_KEYS = frozenset(
     ("format", "cache", "snapshot", "read-only", "readonly", "aio", "discard", "detect-zeroes", "copy-on-read")
 )
-"""Keys that belong to QEMU's `-drive`; so do those that begin with `file.` or `throttling.`. The rest is the device's."""
+"""Keys of QEMU's `-drive`; those that begin with `file.` or `throttling.` are as well. The rest is the device's."""
 
 OURS = frozenset(("drive", "file", "if", "id", "driver", "node-name"))
 """Keys that we set, and that would break the link between the drive and the device."""
@@ -77,7 +77,7 @@ def _one(index: int, disk: Disk, place: dict[str, str]) -> list[str]:
 
 
 def _places(disks: Sequence[Disk], slots: range) -> Iterator[dict[str, str]]:
-    """For each disk its `addr`, or nothing for one that has its place. The n-th disk has the n-th slot, or the next free."""
+    """For each disk its `addr`, or nothing for one that has a place: the n-th slot for the n-th disk, or the next free."""
     taken = {_slot(disk.options["addr"]) for disk in disks if "addr" in disk.options and "bus" not in disk.options}
     for index, disk in enumerate(disks):
         if disk.has_place:
@@ -95,7 +95,7 @@ def _slot(address: str) -> int:
     try:
         return int(address.partition(".")[0], 16)
     except ValueError:
-        raise BadOption(f"disk address {address!r} is not SLOT.FUNCTION", remedy="write for example addr=07.0") from None
+        raise BadOption(f"disk address {address!r} is not SLOT.FUNCTION", remedy="write addr=07.0") from None
 
 
 def _option(word: str, text: str) -> tuple[str, str]:

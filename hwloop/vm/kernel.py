@@ -6,9 +6,9 @@ decompress itself. Offsets: Linux, Documentation/arch/x86/boot.rst, "The Real-Mo
 
 from __future__ import annotations
 
-import gzip
 import lzma
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +16,10 @@ _SETUP_SECTORS = 0x1F1
 _MAGIC = 0x202
 _PAYLOAD = 0x248
 
+# Decompressors, not the whole-file functions: the kernel appends its size to the payload.
 _METHODS: dict[bytes, Callable[[bytes], bytes]] = {
     b"\xfd7zXZ\0": lambda data: lzma.LZMADecompressor().decompress(data),
-    b"\x1f\x8b": gzip.decompress,
+    b"\x1f\x8b": lambda data: zlib.decompressobj(zlib.MAX_WBITS + 16).decompress(data),
 }
 
 

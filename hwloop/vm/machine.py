@@ -1,4 +1,4 @@
-"""The machines a guest can be: what QEMU is told, and what is built for their processor. A table: one entry a machine."""
+"""The machines that a guest can be: what QEMU is told, and what is built for the processor. One entry a machine."""
 
 from __future__ import annotations
 

@@ -1,0 +1,202 @@
+"""Run a command in a guest: `run` is what the command line, the tests and the pytest plugin call."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from hwloop.deadline import Deadline
+from hwloop.vm import disk, guest, kvm, tools
+from hwloop.vm.cache import Cache, Progress, quiet
+from hwloop.vm.disk import Disk
+from hwloop.vm.errors import BadOption, GuestFailed, GuestTimeout, MissingFile
+from hwloop.vm.guest import Guest
+from hwloop.vm.launcher import Conversation, FileSink, Qemu, Sink
+from hwloop.vm.machine import common_arguments
+from hwloop.vm.machine import machine as machine_of
+
+SHARE = "/share"
+"""Where `--share` is in the guest."""
+
+ACCELERATORS = ("auto", "kvm", "tcg")
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended. `stdout` and `stderr` are empty where they were passed on instead of captured.
+
+    `returncode` is the exit status, or 128 + the signal that ended it; `seconds` the whole run, boot included;
+    `console` the end of the kernel's console; `qemu` what QEMU itself said, such as a device model's complaints.
+    """
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+    seconds: float
+    console: str = ""
+    qemu: str = ""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is asked of one guest, checked."""
+
+    command: tuple[str, ...]
+    disks: tuple[Disk, ...] = ()
+    qemu: tuple[str, ...] = ()
+    append: str = ""
+    share: Path | None = None
+    timeout: float = 600.0
+    memory: str = "2G"
+    smp: int = 2
+    accel: str = "tcg"
+
+
+def run(
+    command: Sequence[str],
+    *,
+    disks: Sequence[str | Disk] = (),
+    qemu: Sequence[str] = (),
+    append: str = "",
+    share: str | os.PathLike[str] | None = None,
+    timeout: float = 600.0,
+    machine: str = "q35",
+    stdout: BinaryIO | None = None,
+    stderr: BinaryIO | None = None,
+    console: BinaryIO | None = None,
+    memory: str = "2G",
+    smp: int = 2,
+    accel: str = "auto",
+    progress: Progress = quiet,
+) -> Result:
+    """Start a guest, run `command` in it as root with this checkout, and end the guest, whatever happens.
+
+    `disks` are as for `--disk` and `qemu` as for `--qemu`. Output goes to `stdout` and `stderr` as it comes, and into
+    the result for the one that is None; `console` gets the kernel's console. `timeout` in seconds is for boot and
+    command, not for building what the cache lacks. The command has no standard input.
+
+    Raises BadOption, MissingFile, MissingTool, BuildFailed, GuestTimeout, GuestFailed.
+    """
+    kind = machine_of(machine)
+    setup = _check(command, disks, qemu, append, share, timeout, memory, smp, accel)
+    program = tools.find(kind.arch.qemu)
+    disk.arguments(setup.disks, kind.disk_bus_slots)  # a disk that is not there is found before a long build
+    cache = Cache(progress=progress)
+    built = guest.obtain(kind, cache)
+    setup = replace(setup, accel=_choose(setup.accel, built, program, cache))
+    return _run(built, setup, program, stdout, stderr, console)
+
+
+def _check(
+    command: Sequence[str],
+    disks: Sequence[str | Disk],
+    qemu: Sequence[str],
+    append: str,
+    share: str | os.PathLike[str] | None,
+    timeout: float,
+    memory: str,
+    smp: int,
+    accel: str,
+) -> Setup:
+    """Raises BadOption, MissingFile."""
+    if isinstance(command, str) or not command or not all(word and "\0" not in word for word in command[:1]):
+        raise BadOption(f"command {command!r} is not a list of words", remedy="name a program to run in the guest")
+    if not timeout > 0:
+        raise BadOption(f"timeout {timeout} is not a number of seconds above 0")
+    if accel not in ACCELERATORS:
+        raise BadOption(f"accelerator {accel!r} is unknown", remedy=f"known are: {', '.join(ACCELERATORS)}")
+    parsed = tuple(disk.parse(one) if isinstance(one, str) else one for one in disks)
+    words = tuple(word for text in qemu for word in _words(text))
+    return Setup(tuple(command), parsed, words, append, _folder(share), timeout, memory, smp, accel)
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise BadOption(f"QEMU arguments {text!r} cannot be split: {error}") from None
+
+
+def _folder(share: str | os.PathLike[str] | None) -> Path | None:
+    if share is None:
+        return None
+    path = Path(share)
+    if not path.is_dir():
+        raise MissingFile(f"shared folder {path} does not exist", remedy=f"run: mkdir -p {path}")
+    return path.absolute()
+
+
+def _choose(accel: str, built: Guest, program: str, cache: Cache) -> str:
+    if accel != "auto":
+        return accel
+    trial = Setup(("true",), timeout=kvm.TRIAL_SECONDS, accel="kvm")
+    usable = kvm.usable(cache.folder, built.image.key, program, lambda: _run(built, trial, program, None, None, None))
+    return "kvm" if usable else "tcg"
+
+
+def _run(
+    built: Guest,
+    setup: Setup,
+    program: str,
+    stdout: BinaryIO | None,
+    stderr: BinaryIO | None,
+    console: BinaryIO | None,
+) -> Result:
+    begun = time.monotonic()
+    deadline = Deadline(setup.timeout)
+    captured = bytearray(), bytearray()
+    sinks = [_sink(file, kept, deadline) for file, kept in zip((stdout, stderr), captured, strict=True)]
+    with Qemu() as qemu, built.initrd() as initrd, _memory_file(_settings(built, setup)) as words:
+        arguments = _arguments(built, setup, qemu, initrd.fileno(), words.fileno())
+        qemu.start([program, *arguments], [initrd.fileno(), words.fileno()])
+        show = FileSink(console, deadline) if console else None
+        conversation = Conversation(qemu, sinks[0], sinks[1], show, deadline)
+        try:
+            status = conversation.run()
+        except (GuestTimeout, GuestFailed) as error:
+            error.stdout, error.stderr = bytes(captured[0]), bytes(captured[1])
+            raise
+    seconds = time.monotonic() - begun
+    said = conversation.console.text, conversation.errors.text
+    return Result(status, bytes(captured[0]), bytes(captured[1]), seconds, *said)
+
+
+def _sink(file: BinaryIO | None, kept: bytearray, deadline: Deadline) -> Sink:
+    return kept.extend if file is None else FileSink(file, deadline)
+
+
+def _arguments(built: Guest, setup: Setup, qemu: Qemu, initrd: int, words: int) -> list[str]:
+    """QEMU's command line. What the user gives stands before the disks, so that these can name a bus it adds."""
+    kind = built.machine
+    return [
+        *common_arguments(setup.memory, setup.smp, setup.accel),
+        *kind.arguments,
+        *kind.channel(qemu.frames_end.fileno(), qemu.console_end.fileno()),
+        *("-kernel", str(built.image.kernel), "-initrd", f"/proc/self/fd/{initrd}"),
+        *("-append", f"{kind.kernel_words} {setup.append}".strip()),
+        *("-fw_cfg", f"name=opt/hwloop/command,file=/proc/self/fd/{words}"),
+        *setup.qemu,
+        *disk.arguments(setup.disks, kind.disk_bus_slots),
+        *(kind.share(str(setup.share)) if setup.share else ()),
+    ]
+
+
+def _settings(built: Guest, setup: Setup) -> bytes:
+    """What guest/agent.c reads: settings, an empty string, the command."""
+    modules = [*built.machine.modules, *(["9pnet_virtio"] if setup.share else [])]
+    settings = [f"module={name}" for name in modules]
+    settings += [f"share={SHARE}"] if setup.share else []
+    words = [*settings, f"folder={guest.FOLDER}", "", *setup.command]
+    return b"".join(os.fsencode(word) + b"\0" for word in words)
+
+
+def _memory_file(data: bytes) -> BinaryIO:
+    file = os.fdopen(os.memfd_create("hwloop-command"), "w+b")
+    file.write(data)
+    file.flush()
+    return file

@@ -1,0 +1,67 @@
+"""Everything a guest is started from: kernel, root, packages and checkout, each from the cache or built into it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from hwloop.vm import checkout, image, overlay, site_packages, sysroot
+from hwloop.vm.cache import Cache, Progress, quiet
+from hwloop.vm.image import Image
+from hwloop.vm.machine import Machine
+from hwloop.vm.machine import machine as machine_of
+
+FOLDER = f"/{checkout.PLACE}"
+"""The checkout in the guest, and the command's working directory."""
+
+
+@dataclass(frozen=True)
+class Guest:
+    """`layers` are archives that make up the initramfs, a later one over an earlier one."""
+
+    machine: Machine
+    image: Image
+    layers: tuple[Path, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes that QEMU loads: kernel and initramfs."""
+        return sum(path.stat().st_size for path in (self.image.kernel, *self.layers))
+
+    @contextmanager
+    def initrd(self) -> Iterator[BinaryIO]:
+        """The layers as one file without a name: it is gone when the last process has closed it."""
+        with tempfile.TemporaryFile(dir=self.image.folder.parent) as file:
+            for layer in self.layers:
+                _append(file.fileno(), layer)
+            yield file
+
+
+def build(machine: str = "q35", *, force: bool = False, progress: Progress = quiet) -> Guest:
+    """Build what the cache lacks of the guest, or all of it. Raises as `obtain`, and BadOption."""
+    return obtain(machine_of(machine), Cache(progress=progress), force=force)
+
+
+def obtain(machine: Machine, cache: Cache, *, force: bool = False) -> Guest:
+    """The guest with this checkout as it is now. The first time takes about a minute, later ones build what changed.
+
+    Raises MissingTool, MissingFile, BuildFailed.
+    """
+    source = checkout.find()
+    base = image.obtain(machine.arch, cache, force=force)
+    libraries = sysroot.obtain(machine.arch, cache, force=force)
+    site = site_packages.obtain(source.requirements, machine.arch, base.python, cache, force=force)
+    layer = overlay.obtain(source, base, libraries, cache, force=force)
+    return Guest(machine, base, (base.root, site, layer))
+
+
+def _append(target: int, path: Path) -> None:
+    with path.open("rb") as file:
+        left = os.fstat(file.fileno()).st_size
+        while left:
+            left -= os.sendfile(target, file.fileno(), None, left)
