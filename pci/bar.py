@@ -173,7 +173,7 @@ def _decoding_off(config: ConfigSpace) -> Iterator[None]:
     # With ones in a BAR the function would answer at addresses that belong to others.
     command = config.read_command()
     try:
-        config.write_command(command & ~(Command.IO_SPACE | Command.MEMORY_SPACE))
+        config.write_command(command.without(Command.IO_SPACE | Command.MEMORY_SPACE))
         yield
     finally:
         config.write_command(command)

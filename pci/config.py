@@ -63,7 +63,7 @@ class ConfigSpace:
         Nothing is written when nothing changes.
         """
         before = self.read_command()
-        after = before & ~clear | set
+        after = before.without(clear) | set
         if after != before:
             self.write_command(after)
         return before

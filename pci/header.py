@@ -40,6 +40,10 @@ class Command(IntFlag):
     FAST_BACK_TO_BACK_ENABLE = 1 << 9
     INTERRUPT_DISABLE = 1 << 10
 
+    def without(self, bits: Command) -> Command:
+        """These bits cleared and every other kept. `command & ~bits` drops reserved bits in some Python versions."""
+        return Command(int(self) & ~int(bits))
+
 
 class Status(IntFlag):
     """The status register (PCI 3.0, 6.2.3); writing a one to an error bit clears it. Reserved bits are kept."""

@@ -40,11 +40,11 @@ class MsixInfo:
 
     @classmethod
     def parse(cls, capability: CapabilityInfo, table: int, pending: int) -> MsixInfo:
-        """From the capability and its two words, table and pending bits. Raises CapabilityError: a BAR that cannot be."""
-        for what, word in (("table", table), ("pending bits", pending)):
+        """From the capability and the two words behind it. Raises CapabilityError for a BAR that cannot be."""
+        for what, word in (("table", table), ("pending bit array", pending)):
             if word & _BAR_MASK >= BAR_LIMIT:
                 subject = f"MSI-X capability at {capability.offset:#x}"
-                raise CapabilityError(subject, f"the {what} are in a BAR that no function has", word & _BAR_MASK)
+                raise CapabilityError(subject, f"its {what} is in a BAR that no function has", word & _BAR_MASK)
         control = capability.private_header
         return cls(
             offset=capability.offset,
