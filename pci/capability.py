@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
-from pci.access import CONFIG_SIZE, EXTENDED_CONFIG_SIZE
+from pci.access import CONFIG_SIZE
 from pci.errors import CapabilityError
 from pci.header import HEADER_SIZE, STATUS_OFFSET, HeaderType, Status, no_answer, read_info
 
@@ -143,11 +143,10 @@ class ExtendedCapabilityIterator(Iterator[ExtendedCapabilityInfo]):
 
 @dataclass(frozen=True)
 class _ListFormat:
-    """A linked list of 32-bit headers: it lives in bytes `start` to `end`, and a header names the next one."""
+    """A linked list of 32-bit headers from byte `start` on; a header names the next one, as far as the mask reaches."""
 
     name: str
     start: int
-    end: int
     next_shift: int
     next_mask: int
 
@@ -169,13 +168,13 @@ class _ListFormat:
             raise CapabilityError(config, f"{link} leads in front of {self.start:#x}", pointer)
         if pointer in seen:
             raise CapabilityError(config, f"{link} leads back to where the walk has been", pointer)
-        if pointer + 4 > min(self.end, config.size):
+        if pointer + 4 > config.size:
             problem = f"{link} leads past the {config.size:#x} bytes that can be read"
             raise CapabilityError(config, problem, pointer)
 
 
-_STANDARD: Final = _ListFormat("capability list", HEADER_SIZE, CONFIG_SIZE, 8, 0xFC)
-_EXTENDED: Final = _ListFormat("extended capability list", CONFIG_SIZE, EXTENDED_CONFIG_SIZE, 20, 0xFFC)
+_STANDARD: Final = _ListFormat("capability list", HEADER_SIZE, 8, 0xFC)
+_EXTENDED: Final = _ListFormat("extended capability list", CONFIG_SIZE, 20, 0xFFC)
 
 
 def _walk_standard(config: ConfigSpace) -> Iterator[CapabilityInfo]:
