@@ -14,6 +14,7 @@ import click
 
 from hwloop import vm
 from hwloop.vm.boot import ACCELERATORS
+from hwloop.vm.bundle import SLOW_STEPS
 from hwloop.vm.cache import Progress
 from hwloop.vm.machine import MACHINES
 
@@ -98,7 +99,7 @@ def run(
             memory=memory,
             smp=smp,
             accel=accel,
-            progress=_say_once(),
+            progress=_say_slow_steps,
         )
     sys.exit(result.returncode)
 
@@ -141,16 +142,10 @@ def _forget_output() -> None:
         os.dup2(null.fileno(), sys.stdout.fileno())
 
 
-def _say_once() -> Progress:
-    """A line at the first thing that has to be built; the command's own output is not to be mixed with more."""
-    said: list[str] = []
-
-    def progress(step: str) -> None:
-        if not said:
-            click.echo("hwloop vm: building what the VM needs; the first time takes about a minute", err=True)
-        said.append(step)
-
-    return progress
+def _say_slow_steps(step: str) -> None:
+    """Only what is done once and takes long; what follows every change of the checkout takes a second or two."""
+    if step in SLOW_STEPS:
+        click.echo(f"hwloop vm: {step}, once", err=True)
 
 
 @contextmanager

@@ -5,9 +5,9 @@ same for the shell. The guest is emulated (TCG) unless a trial start shows that 
 """
 
 from hwloop.vm.boot import Result, run
+from hwloop.vm.bundle import Guest, build
 from hwloop.vm.disk import Disk
 from hwloop.vm.errors import BadOption, BuildFailed, GuestFailed, GuestTimeout, MissingFile, MissingTool
-from hwloop.vm.guest import Guest, build
 
 __all__ = [
     "BadOption",

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hwloop.deadline import Deadline
-from hwloop.vm import disk, guest, kvm, tools
+from hwloop.vm import bundle, disk, kvm, tools
+from hwloop.vm.bundle import Guest
 from hwloop.vm.cache import Cache, Progress, quiet
 from hwloop.vm.disk import Disk
 from hwloop.vm.errors import BadOption, GuestFailed, GuestTimeout, MissingFile
-from hwloop.vm.guest import Guest
 from hwloop.vm.launcher import Conversation, FileSink, Qemu, Sink
 from hwloop.vm.machine import common_arguments
 from hwloop.vm.machine import machine as machine_of
@@ -87,7 +87,7 @@ def run(
     program = tools.find(kind.arch.qemu)
     disk.arguments(setup.disks, kind.disk_bus_slots)  # a disk that is not there is found before a long build
     cache = Cache(progress=progress)
-    built = guest.obtain(kind, cache)
+    built = bundle.obtain(kind, cache)
     setup = replace(setup, accel=_choose(setup.accel, built, program, cache))
     return _run(built, setup, program, stdout, stderr, console)
 
@@ -191,7 +191,7 @@ def _settings(built: Guest, setup: Setup) -> bytes:
     modules = [*built.machine.modules, *(["9pnet_virtio"] if setup.share else [])]
     settings = [f"module={name}" for name in modules]
     settings += [f"share={SHARE}"] if setup.share else []
-    words = [*settings, f"folder={guest.FOLDER}", "", *setup.command]
+    words = [*settings, f"folder={bundle.FOLDER}", "", *setup.command]
     return b"".join(os.fsencode(word) + b"\0" for word in words)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,8 +26,10 @@ def unpack(packages: Sequence[str], arch: str, tar: Path) -> None:
 
 
 def _command(packages: Sequence[str], arch: str, tar: Path, mirrors: Sequence[str]) -> list[str]:
+    # For an ordinary user: nothing is run in the root, so nobody needs a user namespace to pretend to be its root.
+    mode = "root" if os.geteuid() == 0 else "chrootless"
     return [
-        *("mmdebstrap", "--variant=extract", "--mode=auto", f"--architectures={arch}"),
+        *("mmdebstrap", "--variant=extract", f"--mode={mode}", f"--architectures={arch}"),
         *(f"--include={','.join(packages)}", "--format=tar", SUITE, str(tar), *mirrors),
     ]
 

@@ -77,7 +77,7 @@ def _one(index: int, disk: Disk, place: dict[str, str]) -> list[str]:
 
 
 def _places(disks: Sequence[Disk], slots: range) -> Iterator[dict[str, str]]:
-    """For each disk its `addr`, or nothing for one that has a place: the n-th slot for the n-th disk, or the next free."""
+    """For each disk its `addr`, or nothing for one that has a place: the n-th slot for disk n, or the next free."""
     taken = {_slot(disk.options["addr"]) for disk in disks if "addr" in disk.options and "bus" not in disk.options}
     for index, disk in enumerate(disks):
         if disk.has_place:

@@ -27,6 +27,9 @@ from hwloop.vm.machine import Arch
 FORMAT = "1"
 """Raise it when the code here makes a different image from the same rules."""
 
+STEP = "unpacking Debian's kernel and root"
+"""What `progress` is told at the beginning; of three steps the one that takes long."""
+
 
 @dataclass(frozen=True)
 class Image:
@@ -65,7 +68,7 @@ def _key(arch: Arch) -> str:
 def _build(arch: Arch, fresh: Path, cache: Cache) -> None:
     with tempfile.TemporaryDirectory(dir=cache.folder, prefix=".image.") as scratch:
         archive, tree = Path(scratch) / "root.tar", Path(scratch) / "root"
-        cache.progress("unpacking Debian's kernel and root")
+        cache.progress(STEP)
         debian.unpack([*rules.PACKAGES, arch.kernel_package], arch.debian, archive)
         cache.progress("choosing what the guest needs")
         with tarfile.open(archive) as tar:

@@ -199,7 +199,11 @@ class Conversation:
         return "the command to end" if self._ready else "the guest's kernel to start"
 
     def last_lines(self) -> str:
-        return last_lines(self.console.text, CONSOLE_LINES)
+        """The end of the console: from a panic on, if there was one, because what follows it is long."""
+        before, panic, rest = self.console.text.partition("Kernel panic")
+        if not panic:
+            return last_lines(before, CONSOLE_LINES)
+        return "\n".join([last_lines(before, 2), *(panic + rest).splitlines()[:CONSOLE_LINES]])
 
     def _ended_early(self) -> GuestFailed:
         status = self._qemu.wait(0)

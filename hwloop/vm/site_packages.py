@@ -18,6 +18,8 @@ from hwloop.vm.machine import Arch
 SOURCE_ONLY = ("python-periphery",)
 """Published without a wheel. They are pure Python and need no other package, so building them here is right."""
 
+STEP = "installing Python packages for the guest"
+
 _FORMAT = "1"
 
 
@@ -26,7 +28,7 @@ def obtain(requirements: Sequence[str], arch: Arch, python: str, cache: Cache, *
     key = digest(_FORMAT, repr(arch.wheel_platforms), python, sys.version, *sorted(requirements))
 
     def build(fresh: Path) -> None:
-        cache.progress("installing Python packages for the guest")
+        cache.progress(STEP)
         _build(requirements, arch, python, fresh / "site.cpio", cache)
 
     return cache.part("site", key, build, force=force) / "site.cpio"

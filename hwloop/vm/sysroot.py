@@ -19,6 +19,8 @@ from hwloop.vm.machine import Arch
 
 AGENT = Path(__file__).parent / "guest" / "agent.c"
 
+STEP = "unpacking Debian's headers"
+
 _FORMAT = "1"
 _NEEDED = re.compile(r"usr/include/|usr/lib64/|usr/lib/[^/]+/(ld-|[^/]*\.o$|lib[^/]*\.a$|lib[^/]*\.so)")
 _FLAGS = ("-O2", "-fwrapv", "-fPIC", "-DNDEBUG")
@@ -49,7 +51,7 @@ def obtain(arch: Arch, cache: Cache, *, force: bool = False) -> Sysroot:
 
 
 def _build(arch: Arch, fresh: Path, cache: Cache) -> None:
-    cache.progress("unpacking Debian's headers")
+    cache.progress(STEP)
     with tempfile.TemporaryDirectory(dir=cache.folder, prefix=".sysroot.") as scratch:
         archive = Path(scratch) / "development.tar"
         debian.unpack(rules.DEVELOPMENT_PACKAGES, arch.debian, archive)

@@ -19,6 +19,9 @@ from hwloop.vm.machine import machine as machine_of
 FOLDER = f"/{checkout.PLACE}"
 """The checkout in the guest, and the command's working directory."""
 
+SLOW_STEPS = (image.STEP, sysroot.STEP, site_packages.STEP)
+"""What `progress` is told of steps that download, and are done once."""
+
 
 @dataclass(frozen=True)
 class Guest:
