@@ -78,7 +78,7 @@ def describe(target: str, sysfs: Sysfs | None = None) -> Description:
     function = session.find(target, sysfs)
     record = record_of(sysfs, function.device)
     bars = parse_resource_file(function.device.resource)
-    with SysfsConfigAccess(sysfs.pci_device(function.address)) as access:
+    with SysfsConfigAccess(sysfs.pci_device(function.address) / "config") as access:
         config = ConfigSpace(access)
         capabilities, fault = _capabilities(config, bars)
         extended = _extended(config) if config.size > 256 else []

@@ -3,6 +3,7 @@ the tables."""
 
 from __future__ import annotations
 
+import atexit
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import cast
@@ -89,6 +90,12 @@ def open_transport(target: str | Target, sysfs: Sysfs | None = None) -> tuple[Pc
         return transport, hal, stack.pop_all()
 
 
+def _close_at_exit(device: Device) -> None:
+    """A program that forgets to close its device, or ends by an exception, still gives it back."""
+    atexit.register(device.close)
+    device.call_when_closed(lambda: atexit.unregister(device.close))
+
+
 def open(target: str | Target, sysfs: Sysfs | None = None) -> Device:  # noqa: A001
     """Take the device that a target names from the kernel, initialise it and return its driver.
 
@@ -106,6 +113,7 @@ def open(target: str | Target, sysfs: Sysfs | None = None) -> Device:  # noqa: A
             stack.push(resources)
             device = driver(transport, hal)
             device.call_when_closed(resources.close)
+            _close_at_exit(device)
             stack.pop_all()
             stack.push(device)
         # A signal that came meanwhile is raised at the end of the shield, while `stack` still closes the device.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -39,6 +41,13 @@ class LazyGroup(click.Group):
         command = getattr(import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # click would turn it into exit status 1, which other errors have too.
+            raise Interrupted(signal.SIGPIPE) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -96,19 +105,25 @@ def run(arguments: list[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except BrokenPipeError:
-        return _stop_writing()
-    except (Interrupted, KeyboardInterrupt, click.Abort) as ending:
-        _say(str(ending) or "ended by SIGINT")
-        return getattr(ending, "exit_code", 130)
+        return _stop_writing(Interrupted(signal.SIGPIPE))
+    except Interrupted as ending:
+        return _stop_writing(ending) if ending.signum == signal.SIGPIPE else _interrupted(ending)
+    except (KeyboardInterrupt, click.Abort):
+        return _interrupted(Interrupted(signal.SIGINT))
     except OSError as error:
         _report(error)
         return exit_code_of(error)
 
 
-def _stop_writing() -> int:
+def _interrupted(ending: Interrupted) -> int:
+    _say(str(ending))
+    return ending.exit_code
+
+
+def _stop_writing(ending: Interrupted) -> int:
     """Whoever read our output has gone. Keep the interpreter from complaining about it at its exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 141
+    return ending.exit_code
 
 
 def _report(error: OSError) -> None:

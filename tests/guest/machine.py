@@ -1,0 +1,65 @@
+"""What the tests in the guest look at: drivers, disks, and the command."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+RUN_DIR = Path("/run/hwloop")
+
+
+def hwloop(*arguments: str, stdin: bytes | None = None, timeout: float = 120) -> subprocess.CompletedProcess[bytes]:
+    """Run the command as a user would."""
+    return subprocess.run(["hwloop", *arguments], input=stdin, capture_output=True, timeout=timeout, check=False)
+
+
+def start(*arguments: str) -> subprocess.Popen[bytes]:
+    """Start the command with pipes that nobody reads, in a process group of its own."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen(["hwloop", *arguments], stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
+
+
+def function(address: str) -> Path:
+    return Path("/sys/bus/pci/devices") / address
+
+
+def driver(address: str) -> str | None:
+    link = function(address) / "driver"
+    return os.readlink(link).rsplit("/", 1)[-1] if link.exists() else None
+
+
+def override(address: str) -> str:
+    text = (function(address) / "driver_override").read_text().strip()
+    return "" if text == "(null)" else text
+
+
+def disk_name(address: str) -> str:
+    """The kernel's name of the disk behind a function, such as `vda`. Raises IndexError while it has none."""
+    return sorted(function(address).glob("virtio*/block/*"))[0].name
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return condition()
+
+
+def sha256(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def given_back(address: str) -> None:
+    """Assert that nothing of ours is left: the kernel's driver, its disk, no override, no journal, no lock."""
+    assert driver(address) == "virtio-pci"
+    assert override(address) == ""
+    assert not list(RUN_DIR.glob("*")), "a journal or a lock is left over"
+    with open(f"/dev/{disk_name(address)}", "rb", buffering=0) as disk:
+        assert len(disk.read(4096)) == 4096

@@ -1,0 +1,13 @@
+"""Host side of the tests in the VM: each boots a guest, runs tests/guest in it, and looks at the disk images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.vm)

@@ -1,0 +1,32 @@
+"""Runs a file of tests/guest inside a guest."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from hwloop import vm
+
+MIB = 1 << 20
+
+
+def image(folder: Path, name: str, size: int) -> Path:
+    """A sparse disk image."""
+    path = folder / name
+    with open(path, "wb") as file:
+        file.truncate(size)
+    return path
+
+
+def run_in_guest(*files: str, disks: list[str], qemu: list[str] | None = None, share: Path | None = None) -> None:
+    """Run the tests of these files in one guest; their report appears in ours. Asserts that all of them passed."""
+    paths = [f"tests/guest/{file}" for file in files]
+    command = ["env", "HWLOOP_GUEST=1", "pytest", "-v", "-p", "no:cacheprovider", *paths]
+    result = vm.run(command, disks=disks, qemu=qemu or [], share=share, timeout=900)
+    sys.stdout.write(_text(result.stdout))
+    sys.stderr.write(_text(result.stderr))
+    assert result.returncode == 0, f"tests failed in the guest; it said:\n{_text(result.stdout)[-6000:]}"
+
+
+def _text(data: bytes | None) -> str:
+    return (data or b"").decode(errors="replace")
