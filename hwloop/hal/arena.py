@@ -12,7 +12,8 @@ from hwloop.spec import PAGE_SIZE
 class Arena:
     """Memory at `vaddr` (ours) and `iova` (the device's), `size` bytes; both are page aligned.
 
-    First fit over a sorted list of free runs. All book-keeping is private memory: the device cannot change it.
+    First fit over a sorted list of free runs. All book-keeping is private memory: the device cannot change it. What
+    we wrote never stays in free memory: `release` zeroes it.
     """
 
     def __init__(self, vaddr: int, iova: int, size: int, owner: object = None) -> None:
@@ -51,13 +52,9 @@ class Arena:
         """(device address, bytes) of every allocation that was not released."""
         return [(self.iova + offset, size) for offset, size in sorted(self._used.items())]
 
-    def fill(self, offset: int, size: int, data: memoryview | None) -> None:
-        """Copy `data` to the start of an allocation; the rest of its bytes become 0."""
-        length = 0
-        if data is not None:
-            length = data.nbytes
-            self._bytes(offset, length)[:] = data
-        ctypes.memset(self.vaddr + offset + length, 0, size - length)
+    def copy_in(self, offset: int, data: memoryview) -> None:
+        """Copy a buffer to the start of an allocation."""
+        self._bytes(offset, data.nbytes)[:] = data
 
     def copy_out(self, offset: int, into: memoryview) -> None:
         """Copy the start of an allocation into a writable buffer."""

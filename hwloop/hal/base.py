@@ -117,6 +117,7 @@ class BounceHal(Hal):
         if pages <= 0:
             raise InvalidParam(f"cannot allocate {pages} pages")
         arena, offset = self._allocate(pages * PAGE_SIZE, direction)
+        # Free memory is zeroed already, but the device can reach it: rings must start from what we wrote.
         ctypes.memset(arena.vaddr + offset, 0, pages * PAGE_SIZE)
         return PhysAddr(arena.iova + offset), arena.vaddr + offset
 
@@ -134,7 +135,8 @@ class BounceHal(Hal):
             raise InvalidParam("cannot share an empty buffer with a device")
         size = pages_for(view.nbytes) * PAGE_SIZE
         arena, offset = self._allocate(size, direction)
-        arena.fill(offset, size, view if direction is not BufferDirection.DeviceToDriver else None)
+        if direction is not BufferDirection.DeviceToDriver:
+            arena.copy_in(offset, view)
         return PhysAddr(arena.iova + offset)
 
     def unshare(self, paddr: PhysAddr, buffer: Buffer, direction: BufferDirection) -> None:
