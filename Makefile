@@ -62,7 +62,7 @@ test: check  ## everything: check, then the tests in the VM
 demo: build  ## boot a VM, drive a disk in it from user space, and confirm the bytes on the host
 	@$(BIN)/python -m hwloop.vm.demo
 
-bench: build  ## nothing yet that is worth a figure: see docs/performance.md
+bench: build  ## compare the ring with plain Python (docs/performance.md)
 	@$(BIN)/python -m bench
 
 clean:  ## remove what was built; the VM image stays in its cache
