@@ -79,14 +79,16 @@ def open_transport(target: str | Target, sysfs: Sysfs | None = None) -> tuple[Pc
     """
     sysfs = sysfs or Sysfs()
     function = find(target, sysfs)
-    with shield(), ExitStack() as stack:
-        claim = Claim(function.address, sysfs=sysfs)
-        stack.callback(claim.give_back)
-        bars = parse_resource_file(function.device.resource)
-        hal = stack.enter_context(
-            VfioHal(function.address, cast(int, function.device.iommu_group), bars, str(sysfs.dev))
-        )
-        transport = stack.enter_context(PciTransport(hal, ConfigSpace(hal.config_access()), bars))
+    with ExitStack() as stack:
+        with shield():
+            claim = Claim(function.address, sysfs=sysfs)
+            stack.callback(claim.give_back)
+            bars = parse_resource_file(function.device.resource)
+            # A function without a group was refused by the claim.
+            group = cast(int, function.device.iommu_group)
+            hal = stack.enter_context(VfioHal(function.address, group, bars, str(sysfs.dev)))
+            transport = stack.enter_context(PciTransport(hal, ConfigSpace(hal.config_access()), bars))
+        # A signal that came meanwhile was raised at the end of the shield, and `stack` has given everything back.
         return transport, hal, stack.pop_all()
 
 
@@ -112,10 +114,8 @@ def open(target: str | Target, sysfs: Sysfs | None = None) -> Device:  # noqa: A
             transport, hal, resources = open_transport(target, sysfs)
             stack.push(resources)
             device = driver(transport, hal)
-            device.call_when_closed(resources.close)
-            _close_at_exit(device)
-            stack.pop_all()
+            device.call_when_closed(stack.pop_all().close)
             stack.push(device)
-        # A signal that came meanwhile is raised at the end of the shield, while `stack` still closes the device.
+            _close_at_exit(device)
         stack.pop_all()
     return device
