@@ -1,0 +1,117 @@
+"""From what is asked to QEMU's command line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hwloop import vm
+from hwloop.vm import boot, tools
+from hwloop.vm.bundle import Guest
+from hwloop.vm.disk import Disk
+from hwloop.vm.errors import BadOption, MissingFile, MissingTool
+from hwloop.vm.image import Image
+from hwloop.vm.launcher import Qemu
+from hwloop.vm.machine import Q35
+
+GUEST = Guest(Q35, Image(Path("/cache/image-1"), "6.1.0", "3.11"), ())
+
+
+def arguments(setup: boot.Setup) -> list[str]:
+    with Qemu() as qemu:
+        return boot._arguments(GUEST, setup, qemu, initrd=7, words=8)
+
+
+def test_the_users_devices_stand_between_the_iommu_and_the_disks(tmp_path: Path) -> None:
+    (tmp_path / "d.img").touch()
+    disk = Disk(str(tmp_path / "d.img"), {"bus": "rp0"})
+    words = arguments(boot.Setup(("true",), disks=(disk,), qemu=("-device", "pcie-root-port,id=rp0")))
+    iommu = next(n for n, word in enumerate(words) if word.startswith("intel-iommu"))
+    bridge = words.index("pcie-root-port,id=rp0")
+    device = next(n for n, word in enumerate(words) if word.startswith("virtio-blk-pci"))
+    assert iommu < bridge < device
+
+
+def test_no_virtio_device_is_there_that_was_not_asked_for(tmp_path: Path) -> None:
+    assert not [word for word in arguments(boot.Setup(("true",))) if "virtio" in word]
+    shared = arguments(boot.Setup(("true",), share=tmp_path))
+    assert len([word for word in shared if word.startswith("virtio-9p-pci")]) == 1
+
+
+def test_words_are_appended_to_the_kernels_command_line() -> None:
+    words = arguments(boot.Setup(("true",), append="panic=5 quiet"))
+    line = words[words.index("-append") + 1]
+    assert line.startswith("console=ttyS0")
+    assert line.endswith("panic=5 quiet")
+
+
+@pytest.mark.parametrize(("accel", "argument"), [("tcg", "tcg,thread=multi"), ("kvm", "kvm")])
+def test_the_accelerator_is_the_one_chosen(accel: str, argument: str) -> None:
+    words = arguments(boot.Setup(("true",), accel=accel))
+    assert words[words.index("-accel") + 1] == argument
+
+
+def test_the_guest_is_told_the_command_word_for_word() -> None:
+    setup = boot.Setup(("sh", "-c", "echo 'a b' $X", "", "\udcff"))
+    settings, command = boot._settings(GUEST, setup).split(b"\0\0", 1)
+    assert settings.split(b"\0") == [b"module=virtio_pci", b"module=virtio_blk", b"folder=/hwloop"]
+    assert command == b"sh\0-c\0echo 'a b' $X\0\0\xff\0"
+
+
+def test_the_guest_mounts_a_share_only_if_there_is_one(tmp_path: Path) -> None:
+    setup = boot.Setup(("true",))
+    assert b"share" not in boot._settings(GUEST, setup)
+    assert b"share=/share\0" in boot._settings(GUEST, replace(setup, share=tmp_path))
+
+
+def test_qemu_arguments_are_split_as_a_shell_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = boot._check(["true"], [], ["-device 'a,b c'", "-S"], "", None, 1.0, "2G", 2, "tcg")
+    assert setup.qemu == ("-device", "a,b c", "-S")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"command": "true"},
+        {"command": []},
+        {"command": [""]},
+        {"command": ["a\0b"]},
+        {"command": ["true"], "timeout": 0},
+        {"command": ["true"], "timeout": float("nan")},
+        {"command": ["true"], "qemu": ["-device 'open"]},
+        {"command": ["true"], "disks": [""]},
+        {"command": ["true"], "machine": "pdp11"},
+        {"command": ["true"], "accel": "hope"},
+    ],
+    ids=repr,
+)
+def test_what_means_nothing_is_refused_before_anything_is_built(wrong: dict[str, object]) -> None:
+    with pytest.raises(BadOption) as caught:
+        vm.run(**wrong)  # type: ignore[arg-type]
+    assert caught.value.exit_code == 2
+
+
+def test_a_disk_that_is_not_there_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+    with pytest.raises(MissingFile):
+        vm.run(["true"], disks=[str(tmp_path / "none.img")])
+
+
+def test_a_share_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MissingFile, match="mkdir -p"):
+        vm.run(["true"], share=tmp_path / "none")
+
+
+def test_a_machine_without_qemu_is_told_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools.shutil, "which", lambda program, path=None: None)  # type: ignore[attr-defined]
+    with pytest.raises(MissingTool, match="apt install qemu-system-x86") as caught:
+        vm.run(["true"])
+    assert caught.value.exit_code == 6
+
+
+def test_importing_the_package_loads_neither_click_nor_rich() -> None:
+    code = "import hwloop.vm, sys; sys.exit(bool({'click', 'rich'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=False).returncode == 0

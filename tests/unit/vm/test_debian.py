@@ -1,0 +1,78 @@
+"""Which of a machine's package sources are used for the guest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hwloop.vm import debian
+
+LINES = """
+# deb https://mirror.example/debian bookworm main
+deb https://mirror.example/debian bookworm main
+deb [arch=amd64] https://mirror.example/security bookworm-security main
+deb-src https://mirror.example/debian bookworm main
+deb https://mirror.example/other sdk-bookworm main
+deb https://mirror.example/debian trixie main
+"""
+
+STANZAS = """\
+# a comment
+Types: deb deb-src
+URIs: https://mirror.example/debian
+Suites: bookworm bookworm-updates
+Components: main
+
+Types: deb
+URIs: https://mirror.example/other
+Suites: nodistro
+Components: main
+
+Types: deb
+Enabled: no
+URIs: https://mirror.example/disabled
+Suites: bookworm
+Components: main
+
+
+Types: deb
+URIs: https://mirror.example/mixed
+Suites: bookworm trixie
+Components: main
+"""
+
+
+def test_lines_of_the_suite_and_its_fixes_are_taken() -> None:
+    assert debian.select_lines(LINES, "bookworm") == [
+        "deb https://mirror.example/debian bookworm main",
+        "deb [arch=amd64] https://mirror.example/security bookworm-security main",
+    ]
+
+
+def test_stanzas_that_are_enabled_and_of_nothing_but_the_suite_are_taken() -> None:
+    [stanza] = debian.select_stanzas(STANZAS, "bookworm")
+    assert "URIs: https://mirror.example/debian" in stanza
+    assert "comment" not in stanza
+
+
+def machine_with(folder: Path, monkeypatch: pytest.MonkeyPatch, **files: str) -> list[str]:
+    (folder / "apt/sources.list.d").mkdir(parents=True)
+    (folder / "out").mkdir()
+    for name, text in files.items():
+        (folder / "apt/sources.list.d" / name.replace("_", ".")).write_text(text)
+    monkeypatch.setattr(debian, "_APT", folder / "apt")
+    return [Path(path).read_text() for path in debian._mirrors(folder / "out")]
+
+
+def test_both_kinds_of_file_are_handed_to_mmdebstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = machine_with(tmp_path, monkeypatch, a_list=LINES, b_sources=STANZAS)
+    assert len(texts) == 3
+    assert all("bookworm" in text for text in texts)
+
+
+def test_a_machine_without_the_suite_itself_leaves_the_choice_to_mmdebstrap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_fixes = "deb https://mirror.example/security bookworm-security main\n"
+    assert machine_with(tmp_path, monkeypatch, a_list=only_fixes) == []

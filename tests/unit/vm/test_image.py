@@ -1,0 +1,120 @@
+"""Choosing from Debian's packages."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from hwloop.vm import image
+from hwloop.vm.machine import AMD64
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("bin/sh", "usr/bin/sh"),
+        ("lib64/ld.so", "usr/lib64/ld.so"),
+        ("usr/bin/env", "usr/bin/env"),
+        ("library/x", "library/x"),
+        ("lib", ""),
+    ],
+)
+def test_files_of_the_old_folders_move_into_usr(name: str, place: str) -> None:
+    assert image.merged(name) == place
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "moved"),
+    [
+        ("lib/x86_64-linux-gnu/a.so", "a.so.1", "a.so.1"),
+        ("bin/a", "../usr/bin/b", "/usr/bin/b"),
+        ("sbin/a", "/bin/b", "/bin/b"),
+        ("usr/lib/a", "../../lib/b", "../../lib/b"),
+    ],
+)
+def test_links_still_hold_after_their_move(name: str, target: str, moved: str) -> None:
+    assert image.link_target(name, target) == moved
+
+
+def archive(**files: bytes | str) -> tarfile.TarFile:
+    """`name="target"` is a link, `name=b"..."` a file; `__` for a slash."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, value in files.items():
+            member = tarfile.TarInfo("./" + name.replace("__", "/"))
+            if isinstance(value, str):
+                member.type, member.linkname = tarfile.SYMTYPE, value
+                tar.addfile(member)
+            else:
+                member.size, member.mode = len(value), 0o755
+                tar.addfile(member, io.BytesIO(value))
+    return tarfile.open(fileobj=io.BytesIO(out.getvalue()))
+
+
+@pytest.mark.parametrize("link_first", [True, False])
+def test_a_link_to_itself_after_the_merge_does_not_replace_the_file(tmp_path: Path, link_first: bool) -> None:
+    members: dict[str, bytes | str] = {"usr__bin__touch": "/bin/touch", "bin__touch": b"program"}
+    order = members if link_first else dict(reversed(members.items()))
+    image.take(archive(**order), tmp_path, lambda name: False)
+    assert (tmp_path / "usr/bin/touch").read_bytes() == b"program"
+    assert not (tmp_path / "usr/bin/touch").is_symlink()
+
+
+def test_what_the_rules_drop_is_left_out(tmp_path: Path) -> None:
+    files = {
+        "usr__share__doc__x__copyright": b"",
+        "usr__lib__x86_64-linux-gnu__gconv__A.so": b"",
+        "usr__lib__python3.11__test__a.py": b"",
+        "usr__lib__python3.11__json__a.py": b"",
+    }
+    image.take(archive(**files), tmp_path, image._drop_pattern(AMD64).match)
+    left = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
+    assert left == ["usr/lib/python3.11/json/a.py"]
+
+
+def test_a_module_says_what_it_depends_on() -> None:
+    assert image.depends(b"ELF\0license=GPL\0depends=virtio,virtio-ring\0name=x\0") == ["virtio", "virtio_ring"]
+    assert image.depends(b"ELF\0depends=\0name=x\0") == []
+    assert image.depends(b"ELF") == []
+
+
+def test_modules_come_with_all_that_they_need_and_each_once() -> None:
+    tar = archive(
+        a=b"\0depends=b,c\0",
+        b=b"\0depends=d\0",
+        c=b"\0depends=d\0",
+        d=b"\0depends=\0",
+        unwanted=b"\0depends=\0",
+    )
+    modules = {member.name.removeprefix("./"): member for member in tar.getmembers()}
+    names = [member.name for member in image._closure(tar, modules, ["a", "built_in"])]
+    assert sorted(names) == ["./a", "./b", "./c", "./d"]
+
+
+def test_the_newest_kernel_of_several_is_taken(tmp_path: Path) -> None:
+    tar = archive(**{"boot__vmlinuz-6.1.0-9-amd64": b"old", "boot__vmlinuz-6.1.0-56-amd64": b"new" + bytes(1024)})
+    assert image._take_kernel(tar, tmp_path / "kernel") == "6.1.0-56-amd64"
+    assert (tmp_path / "kernel").read_bytes().startswith(b"new")
+
+
+def test_byte_code_is_made_for_the_path_in_the_guest(tmp_path: Path) -> None:
+    import importlib.util
+    import marshal
+    import sys
+
+    folder = tmp_path / "hwloop"
+    folder.mkdir()
+    (folder / "a.py").write_text("x = 1\n")
+    image.compile_python(folder, tmp_path, f"{sys.version_info.major}.{sys.version_info.minor}")
+    made = Path(importlib.util.cache_from_source(str(folder / "a.py"))).read_bytes()
+    assert made[4:8] == b"\x01\0\0\0"  # PEP 552: by hash, not checked
+    assert marshal.loads(made[16:]).co_filename == "/hwloop/a.py"
+
+
+def test_no_byte_code_is_made_for_another_python(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("x = 1\n")
+    image.compile_python(tmp_path, tmp_path, "3.2")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.py"]
