@@ -23,6 +23,9 @@ from hwloop.vm.machine import machine as machine_of
 SHARE = "/share"
 """Where `--share` is in the guest."""
 
+MAX_TIMEOUT = 86400 * 20
+"""Seconds; what poll(2) can wait for in one go is a little more."""
+
 ACCELERATORS = ("auto", "kvm", "tcg")
 
 
@@ -106,8 +109,8 @@ def _check(
     """Raises BadOption, MissingFile."""
     if isinstance(command, str) or not command or not all(word and "\0" not in word for word in command[:1]):
         raise BadOption(f"command {command!r} is not a list of words", remedy="name a program to run in the guest")
-    if not timeout > 0:
-        raise BadOption(f"timeout {timeout} is not a number of seconds above 0")
+    if not 0 < timeout <= MAX_TIMEOUT:
+        raise BadOption(f"timeout {timeout:g} is not a number of seconds above 0 and up to {MAX_TIMEOUT}")
     if accel not in ACCELERATORS:
         raise BadOption(f"accelerator {accel!r} is unknown", remedy=f"known are: {', '.join(ACCELERATORS)}")
     parsed = tuple(disk.parse(one) if isinstance(one, str) else one for one in disks)

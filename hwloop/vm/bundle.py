@@ -22,6 +22,9 @@ FOLDER = f"/{checkout.PLACE}"
 SLOW_STEPS = (image.STEP, sysroot.STEP, site_packages.STEP)
 """What `progress` is told of steps that download, and are done once."""
 
+KEEP = {"image": 2, "sysroot": 2, "site": 2, "agent": 2, "overlay": 4, "extension": 24}
+"""How many parts of each kind stay in the cache. Those that were used last stay; every edit makes an overlay."""
+
 
 @dataclass(frozen=True)
 class Guest:
@@ -58,8 +61,10 @@ def obtain(machine: Machine, cache: Cache, *, force: bool = False) -> Guest:
     source = checkout.find()
     base = image.obtain(machine.arch, cache, force=force)
     libraries = sysroot.obtain(machine.arch, cache, force=force)
-    site = site_packages.obtain(source.requirements, machine.arch, base.python, cache, force=force)
+    site = site_packages.obtain(source.requirements, base.interpreter, cache, force=force)
     layer = overlay.obtain(source, base, libraries, cache, force=force)
+    for kind, count in KEEP.items():
+        cache.trim(kind, count)
     return Guest(machine, base, (base.root, site, layer))
 
 

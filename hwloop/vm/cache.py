@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 Progress = Callable[[str], None]
@@ -54,22 +54,19 @@ class Cache:
         `build` fills an empty folder, which gets its name only when `build` has returned.
         """
         place = self.folder / f"{kind}-{key}"
-        if place.is_dir() and not force:
-            return place
-        with self._lock():
-            if force or not place.is_dir():  # another process may have built it while we waited
-                self._build(place, build)
+        if force or not place.is_dir():
+            with self._lock():
+                if force or not place.is_dir():  # another process may have built it while we waited
+                    self._build(place, build)
+        with suppress(OSError):  # a cache that somebody else owns
+            os.utime(place)
         return place
 
     def trim(self, kind: str, keep: int) -> None:
-        """Remove all but the `keep` parts of this kind that were used last (see `touch`)."""
+        """Remove all but the `keep` parts of this kind that were used last."""
         parts = sorted(self.folder.glob(f"{kind}-*"), key=_used, reverse=True)
         for old in parts[keep:]:
             shutil.rmtree(old, ignore_errors=True)
-
-    def touch(self, part: Path) -> None:
-        """Note that the part was used just now."""
-        os.utime(part)
 
     def _build(self, place: Path, build: Callable[[Path], None]) -> None:
         fresh = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=self.folder))
@@ -99,7 +96,13 @@ class Cache:
             except BlockingIOError:
                 self.progress("waiting for another process that builds")
                 fcntl.flock(file, fcntl.LOCK_EX)
+            self._sweep()
             yield
+
+    def _sweep(self) -> None:
+        """Remove what builders left that were killed: under the lock, every unfinished folder is such."""
+        for left in self.folder.glob(".*"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _used(part: Path) -> float:

@@ -1,18 +1,14 @@
 """The base of a guest: Debian's kernel, and a root folder with Python and tools, made once and kept.
 
-`Image` is a folder of the cache: `kernel`, `root.cpio` and `image.json`.
+`Image` is a folder of the cache: `kernel`, `root.cpio`, the same root unpacked as `root`, and `image.json`.
 """
 
 from __future__ import annotations
 
-import compileall
-import importlib.util
 import json
 import os
 import posixpath
-import py_compile
 import re
-import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -20,11 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hwloop.vm import cpio, debian, kernel, rules, tools
+from hwloop.vm.bytecode import GuestPython
 from hwloop.vm.cache import Cache, digest
 from hwloop.vm.errors import BuildFailed
 from hwloop.vm.machine import Arch
 
-FORMAT = "2"
+FORMAT = "3"
 """Raise it when the code here makes a different image from the same rules."""
 
 STEP = "unpacking Debian's kernel and root"
@@ -36,6 +33,7 @@ class Image:
     """A kernel and a root, and what others need to know to build for them."""
 
     folder: Path
+    arch: Arch
     kernel_release: str
     python: str
     """Major and minor version, as in `3.11`."""
@@ -52,22 +50,26 @@ class Image:
     def key(self) -> str:
         return self.folder.name
 
+    @property
+    def interpreter(self) -> GuestPython:
+        return GuestPython(self.folder / "root", self.python, self.arch)
+
 
 def obtain(arch: Arch, cache: Cache, *, force: bool = False) -> Image:
     """The image for a processor, built if it is not in the cache: about a minute and a download of 110 MB."""
     folder = cache.part("image", _key(arch), lambda fresh: _build(arch, fresh, cache), force=force)
     facts = json.loads((folder / "image.json").read_text())
-    return Image(folder, facts["kernel_release"], facts["python"])
+    return Image(folder, arch, facts["kernel_release"], facts["python"])
 
 
 def _key(arch: Arch) -> str:
     tables = {name: value for name, value in vars(rules).items() if name.isupper()}
-    return digest(FORMAT, debian.SUITE, repr(asdict(arch)), repr(sorted(tables.items())), sys.version)
+    return digest(FORMAT, debian.SUITE, repr(asdict(arch)), repr(sorted(tables.items())))
 
 
 def _build(arch: Arch, fresh: Path, cache: Cache) -> None:
     with tempfile.TemporaryDirectory(dir=cache.folder, prefix=".image.") as scratch:
-        archive, tree = Path(scratch) / "root.tar", Path(scratch) / "root"
+        archive, tree = Path(scratch) / "root.tar", fresh / "root"
         cache.progress(STEP)
         debian.unpack([*rules.PACKAGES, arch.kernel_package], arch.debian, archive)
         cache.progress("choosing what the guest needs")
@@ -75,19 +77,19 @@ def _build(arch: Arch, fresh: Path, cache: Cache) -> None:
             release = _take_kernel(tar, fresh / "kernel")
             take(tar, tree, _drop_pattern(arch).match)
             _take_modules(tar, release, tree)
-        _finish(tree, release, cache)
-        python = _python_version(tree)
-        _write(tree, fresh / "root.cpio")
+    _finish(tree, release)
+    python = _python_version(tree)
+    cache.progress("compiling Python's standard library")
+    GuestPython(tree, python, arch).compile(tree / f"usr/lib/python{python}", tree)
+    _write(tree, fresh / "root.cpio")
     (fresh / "image.json").write_text(json.dumps({"kernel_release": release, "python": python}))
 
 
-def _finish(tree: Path, release: str, cache: Cache) -> None:
+def _finish(tree: Path, release: str) -> None:
     """What the packages' own scripts would have done."""
     _add_files(tree)
     tools.build("indexing modules", ["depmod", "-b", str(tree), release])
     tools.build("indexing libraries", ["ldconfig", "-r", str(tree)])
-    cache.progress("compiling Python's standard library")
-    compile_python(tree / "usr/lib" / f"python{_python_version(tree)}", tree, _python_version(tree))
 
 
 def _write(tree: Path, archive: Path) -> None:
@@ -216,20 +218,6 @@ def _add_files(tree: Path) -> None:
 def _python_version(tree: Path) -> str:
     """As the root's own python3 is called."""
     return os.readlink(tree / "usr/bin/python3").removeprefix("python")
-
-
-def compile_python(folder: Path, root: Path, version: str) -> None:
-    """Byte-compile a folder for a guest whose root is `root`; nothing if this Python's byte code is another version's.
-
-    Without it the guest compiles what it imports, on every boot.
-    """
-    if version != f"{sys.version_info.major}.{sys.version_info.minor}" or not importlib.util.MAGIC_NUMBER:
-        return
-    # Unchecked: the archive gives every file the same time.
-    unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
-    compileall.compile_dir(
-        str(folder), quiet=2, stripdir=str(root), prependdir="/", invalidation_mode=unchecked, maxlevels=20, workers=0
-    )
 
 
 def _name(member: tarfile.TarInfo) -> str:

@@ -20,6 +20,10 @@ class Arch:
     """Platform tags of wheels that its C library can run."""
     compiler: str
     qemu: str
+    machine: str
+    """As the kernel calls it (`uname -m`)."""
+    loader: str
+    """The program that starts dynamic programs, below the root."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ AMD64 = Arch(
     wheel_platforms=("manylinux_2_34_x86_64", "manylinux_2_28_x86_64", "manylinux2014_x86_64", "any"),
     compiler="gcc",
     qemu="qemu-system-x86_64",
+    machine="x86_64",
+    loader="usr/lib64/ld-linux-x86-64.so.2",
 )
 
 Q35 = Machine(

@@ -7,14 +7,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from hwloop.vm import checkout, cpio, image, site_packages, sysroot
+from hwloop.vm import checkout, cpio, site_packages, sysroot
+from hwloop.vm.bytecode import GuestPython
 from hwloop.vm.cache import Cache, digest
 from hwloop.vm.checkout import Checkout
 from hwloop.vm.image import Image
 from hwloop.vm.sysroot import Sysroot
-
-KEEP = 4
-"""How many layers stay in the cache: one for each state of the checkout that was run last."""
 
 _FORMAT = "1"
 
@@ -25,31 +23,29 @@ def obtain(source: Checkout, base: Image, libraries: Sysroot, cache: Cache, *, f
     built = {
         name: sysroot.obtain_extension(libraries, cache, source.root, name, base.python) for name in source.extensions
     }
-    key = digest(_FORMAT, base.python, source.digest, agent.parent.name, *(path.parent.name for path in built.values()))
+    key = digest(_FORMAT, base.key, source.digest, agent.parent.name, *(path.parent.name for path in built.values()))
 
     def build(fresh: Path) -> None:
         cache.progress("packing this checkout")
         with tempfile.TemporaryDirectory(dir=cache.folder, prefix=".overlay.") as scratch:
             tree = Path(scratch)
-            _fill(tree, source, built, base.python)
+            _fill(tree, source, built, base.interpreter)
             shutil.copy(agent, tree / "init")
             with (fresh / "overlay.cpio").open("wb") as out, cpio.Writer(out) as writer:
                 writer.tree(tree)
 
     part = cache.part("overlay", key, build, force=force)
-    cache.touch(part)
-    cache.trim("overlay", KEEP)
     return part / "overlay.cpio"
 
 
-def _fill(tree: Path, source: Checkout, built: dict[str, Path], python: str) -> None:
+def _fill(tree: Path, source: Checkout, built: dict[str, Path], python: GuestPython) -> None:
     home = tree / checkout.PLACE
     for name in source.files:
         _copy(source.root / name, home / name)
     for name, extension in built.items():
         _copy(extension, home / posixpath.dirname(name) / extension.name)
-    image.compile_python(home, tree, python)
-    _register(tree, source, python)
+    python.compile(home, tree)
+    _register(tree, source, python.version)
 
 
 def _register(tree: Path, source: Checkout, python: str) -> None:

@@ -10,7 +10,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hwloop.vm import cpio, image, tools
+from hwloop.vm import cpio, tools
+from hwloop.vm.bytecode import GuestPython
 from hwloop.vm.cache import Cache, digest
 from hwloop.vm.errors import MissingTool
 from hwloop.vm.machine import Arch
@@ -20,16 +21,16 @@ SOURCE_ONLY = ("python-periphery",)
 
 STEP = "installing Python packages for the guest"
 
-_FORMAT = "1"
+_FORMAT = "2"
 
 
-def obtain(requirements: Sequence[str], arch: Arch, python: str, cache: Cache, *, force: bool = False) -> Path:
+def obtain(requirements: Sequence[str], python: GuestPython, cache: Cache, *, force: bool = False) -> Path:
     """An archive with the packages and their commands in `/usr/local`. Raises MissingTool, BuildFailed."""
-    key = digest(_FORMAT, repr(arch.wheel_platforms), python, sys.version, *sorted(requirements))
+    key = digest(_FORMAT, repr(python.arch.wheel_platforms), python.version, *sorted(requirements))
 
     def build(fresh: Path) -> None:
         cache.progress(STEP)
-        _build(requirements, arch, python, fresh / "site.cpio", cache)
+        _build(requirements, python, fresh / "site.cpio", cache)
 
     return cache.part("site", key, build, force=force) / "site.cpio"
 
@@ -45,15 +46,15 @@ def command_script(module: str, function: str) -> bytes:
     return f"#!/usr/bin/python3\nimport sys\nfrom {module} import {head}\nsys.exit({function}())\n".encode()
 
 
-def _build(requirements: Sequence[str], arch: Arch, python: str, archive: Path, cache: Cache) -> None:
+def _build(requirements: Sequence[str], python: GuestPython, archive: Path, cache: Cache) -> None:
     if importlib.util.find_spec("pip") is None:
         raise MissingTool(f"{sys.executable} has no pip", remedy=f"run: {sys.executable} -m ensurepip")
     with tempfile.TemporaryDirectory(dir=cache.folder, prefix=".site.") as scratch:
         tree = Path(scratch)
-        place = tree / folder(python)
-        _install(requirements, arch, python, place)
+        place = tree / folder(python.version)
+        _install(requirements, python.arch, python.version, place)
         add_commands(place, tree / "usr/local/bin")
-        image.compile_python(place, tree, python)
+        python.compile(place, tree)
         with archive.open("wb") as out, cpio.Writer(out) as writer:
             writer.tree(tree)
 

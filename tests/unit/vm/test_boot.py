@@ -18,7 +18,7 @@ from hwloop.vm.image import Image
 from hwloop.vm.launcher import Qemu
 from hwloop.vm.machine import Q35
 
-GUEST = Guest(Q35, Image(Path("/cache/image-1"), "6.1.0", "3.11"), ())
+GUEST = Guest(Q35, Image(Path("/cache/image-1"), Q35.arch, "6.1.0", "3.11"), ())
 
 
 def arguments(setup: boot.Setup) -> list[str]:
@@ -82,6 +82,7 @@ def test_qemu_arguments_are_split_as_a_shell_would(monkeypatch: pytest.MonkeyPat
         {"command": ["a\0b"]},
         {"command": ["true"], "timeout": 0},
         {"command": ["true"], "timeout": float("nan")},
+        {"command": ["true"], "timeout": float("inf")},
         {"command": ["true"], "qemu": ["-device 'open"]},
         {"command": ["true"], "disks": [""]},
         {"command": ["true"], "machine": "pdp11"},

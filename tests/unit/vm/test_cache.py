@@ -77,6 +77,21 @@ def test_only_the_parts_used_last_are_kept(cache: Cache) -> None:
     assert [place.exists() for place in places] == [True, True, False, False]
 
 
+def test_using_a_part_keeps_it_from_being_trimmed(cache: Cache) -> None:
+    places = [cache.part("layer", name, lambda fresh: None) for name in ("old", "new")]
+    for place in places:
+        os.utime(place, (1, 1))
+    cache.part("layer", "old", lambda fresh: None)
+    cache.trim("layer", keep=1)
+    assert [place.exists() for place in places] == [True, False]
+
+
+def test_what_a_killed_builder_left_is_removed_by_the_next_one(cache: Cache) -> None:
+    (cache.folder / ".image.half").mkdir(parents=True)
+    place = cache.part("thing", "1", lambda fresh: None)
+    assert sorted(cache.folder.iterdir()) == sorted([place, cache.folder / "lock"])
+
+
 def test_trimming_one_kind_leaves_the_others(cache: Cache) -> None:
     place = cache.part("image", "1", lambda fresh: None)
     cache.trim("layer", keep=0)

@@ -98,23 +98,3 @@ def test_the_newest_kernel_of_several_is_taken(tmp_path: Path) -> None:
     tar = archive(**{"boot__vmlinuz-6.1.0-9-amd64": b"old", "boot__vmlinuz-6.1.0-56-amd64": b"new" + bytes(1024)})
     assert image._take_kernel(tar, tmp_path / "kernel") == "6.1.0-56-amd64"
     assert (tmp_path / "kernel").read_bytes().startswith(b"new")
-
-
-def test_byte_code_is_made_for_the_path_in_the_guest(tmp_path: Path) -> None:
-    import importlib.util
-    import marshal
-    import sys
-
-    folder = tmp_path / "hwloop"
-    folder.mkdir()
-    (folder / "a.py").write_text("x = 1\n")
-    image.compile_python(folder, tmp_path, f"{sys.version_info.major}.{sys.version_info.minor}")
-    made = Path(importlib.util.cache_from_source(str(folder / "a.py"))).read_bytes()
-    assert made[4:8] == b"\x01\0\0\0"  # PEP 552: by hash, not checked
-    assert marshal.loads(made[16:]).co_filename == "/hwloop/a.py"
-
-
-def test_no_byte_code_is_made_for_another_python(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text("x = 1\n")
-    image.compile_python(tmp_path, tmp_path, "3.2")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.py"]

@@ -99,7 +99,7 @@ def test_build_says_what_was_built_and_how_big_it_is(monkeypatch: pytest.MonkeyP
     folder = tmp_path / "image-1"
     folder.mkdir()
     (folder / "kernel").write_bytes(bytes(3 << 20))
-    guest = vm.Guest(vm.machine.Q35, vm.image.Image(folder, "6.1.0-56-amd64", "3.11"), ())
+    guest = vm.Guest(vm.machine.Q35, vm.image.Image(folder, vm.machine.AMD64, "6.1.0-56-amd64", "3.11"), ())
     monkeypatch.setattr(vm, "build", lambda *words, **options: guest)
     result = CliRunner().invoke(group, ["build"])
     assert result.exit_code == 0
