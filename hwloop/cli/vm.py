@@ -35,7 +35,7 @@ def group() -> None:
 Examples:
   hwloop vm run -- uname -a
   hwloop vm run --disk disk.img -- hwloop list
-  hwloop vm run --disk disk.img,packed=on,num-queues=4 -- hwloop test 0000:00:05.0
+  hwloop vm run --disk disk.img,packed=on,num-queues=4 -- hwloop info 0000:00:05.0
   hwloop vm run --qemu '-device pcie-root-port,id=rp0' --disk disk.img,bus=rp0 -- lspci
 """,
     context_settings={"allow_interspersed_args": False},
