@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self, TypeVar
 
 from hwloop.deadline import CONFIG_ATTEMPTS_SECONDS, RESET_SECONDS, Deadline, wait_until
-from hwloop.errors import DeviceLost, FeaturesRefused
+from hwloop.errors import DeadlineExpired, DeviceLost, FeaturesRefused
 from hwloop.spec import PAGE_SIZE, DeviceStatus, DeviceType, Feature, InterruptStatus, PhysAddr, feature_names
 
 T = TypeVar("T")
@@ -30,6 +31,8 @@ class Transport(ABC):
     name = ""
     negotiated = 0
     """The features that `begin_init` settled on, as bits."""
+    reset_pending = False
+    """A reset was begun and did not complete: nothing but the status may be touched (VIRTIO 1.4, 4.1.4.3.2)."""
 
     # --- What each transport implements -------------------------------------------------------------------------------
 
@@ -114,13 +117,18 @@ class Transport(ABC):
         Raises DeadlineExpired (VIRTIO 1.4, 4.1.4.3.2).
         """
         self.set_status(DeviceStatus(0))
-        wait_until(
-            lambda: self.get_status() == 0,
-            "the device to finish its reset (status 0)",
-            seconds,
-            remedy="the device is stuck; its memory will not be used again by this process",
-            section="4.1.4.3.2",
-        )
+        try:
+            wait_until(
+                lambda: self.get_status() == 0,
+                "the device to finish its reset (status 0)",
+                seconds,
+                remedy="the device is stuck; its memory will not be used again by this process",
+                section="4.1.4.3.2",
+            )
+        except DeadlineExpired:
+            self.reset_pending = True
+            raise
+        self.reset_pending = False
 
     def prepare_dma(self) -> None:  # noqa: B027
         """Let the device read and write memory. Called once the reset is confirmed; PCI turns on bus mastering."""
@@ -132,10 +140,18 @@ class Transport(ABC):
         """Reset the device and negotiate features (VIRTIO 1.4, 3.1.1, steps 1 to 6).
 
         `supported_features` is the set of feature bits that the driver knows, or a function from the offered set to
-        the accepted one. Returns the negotiated bits, which are also `self.negotiated`. On failure the device is
-        marked FAILED. Raises FeaturesRefused, DeadlineExpired.
+        the accepted one. Returns the negotiated bits, which are also `self.negotiated`. Once the reset is over, a
+        device whose initialisation fails is marked FAILED. Raises FeaturesRefused, DeadlineExpired.
         """
         self.reset()
+        try:
+            return self._negotiate(supported_features)
+        except BaseException:
+            with suppress(OSError):
+                self.fail()
+            raise
+
+    def _negotiate(self, supported_features: int | Callable[[int], int]) -> int:
         self.prepare_dma()
         self.set_status(DeviceStatus.ACKNOWLEDGE)
         self.set_status(_NEGOTIATING)
@@ -158,8 +174,12 @@ class Transport(ABC):
             raise DeviceLost(f"the device did not become ready: its status is {status!r}", section="3.1.1")
 
     def fail(self) -> None:
-        """Tell the device that its driver has given up on it (FAILED)."""
-        self.set_status(self.get_status() | DeviceStatus.FAILED)
+        """Tell the device that its driver has given up on it (FAILED): once, and not in the middle of a reset."""
+        if self.reset_pending:
+            return
+        status = self.get_status()
+        if not status & DeviceStatus.FAILED:
+            self.set_status(status | DeviceStatus.FAILED)
 
     def read_consistent(self, f: Callable[[], T], seconds: float = CONFIG_ATTEMPTS_SECONDS) -> T:
         """Call `f`, which reads configuration fields, until the generation is the same before and after it.
@@ -188,7 +208,6 @@ class Transport(ABC):
                 "Driver must accept VIRTIO_F_VERSION_1 in supported features because it is offered by the device."
             )
         elif not self.requires_legacy_layout():
-            self.fail()
             raise FeaturesRefused("the device does not offer VIRTIO_F_VERSION_1", section="6.2")
         return chosen
 
@@ -199,7 +218,6 @@ class Transport(ABC):
         self.set_status(_NEGOTIATING | DeviceStatus.FEATURES_OK)
         if self.get_status() & DeviceStatus.FEATURES_OK:
             return
-        self.fail()
         accepted = ", ".join(feature_names(self.negotiated, self.device_type())) or "none"
         raise FeaturesRefused(
             f"the device refused the accepted features ({accepted}) of those it offers ({offered:#x})", section="3.1.1"
