@@ -91,6 +91,10 @@ class Hal(ABC):
         self.close()
 
 
+# Arenas that a device may still write. Never emptied: once unmapped, their addresses would be used for something else.
+_QUARANTINE: list[object] = []
+
+
 class BounceHal(Hal):
     """A Hal whose memory is arenas, one set for each direction; buffers are copied in and out of them.
 
@@ -156,6 +160,7 @@ class BounceHal(Hal):
 
     def quarantine(self) -> None:
         self._quarantined = True
+        _QUARANTINE.append(self._arenas)
 
     def release_memory(self) -> None:
         self._closed = True

@@ -64,10 +64,12 @@ class FakeHal(BounceHal):
 
     def _new_arena(self, size: int, direction: BufferDirection) -> Arena:
         memory = AnonymousMemory(size)
-        iova = IovaAllocator([next(self._ranges)]).allocate(memory.size, 4096)
+        free = next(self._ranges, None)
+        iova = IovaAllocator([free] if free else []).allocate(memory.size, 4096)
         return Arena(memory.address, iova, memory.size, memory)
 
     def _free_arena(self, arena: Arena) -> None:
+        self.leaked += arena.outstanding()
         if isinstance(arena.owner, AnonymousMemory):
             arena.owner.close()
 
