@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cython_ring import RingBroken, SplitRing, split_layout
-from hwloop.errors import DeviceClosed, QueueBroken, QueueFull, TransportError
+from hwloop.errors import AlreadyUsed, DeviceClosed, InvalidParam, QueueBroken, QueueFull, TransportError
 from hwloop.hal.base import BufferDirection, Dma, Hal, pages_for
 from hwloop.spec import Feature, PhysAddr
 from hwloop.transport.base import Transport
@@ -23,16 +23,19 @@ _SPIN_NANOSECONDS = 100_000
 class VirtQueue:
     """Virtqueue `index` of a device between `begin_init` and its reset.
 
-    `size` descriptors, or the largest power of two that the device and `LARGEST_SIZE` allow. The driver area
+    `size` descriptors (a power of two), or the largest that the device and `LARGEST_SIZE` allow. The driver area
     (descriptors and available ring) is memory that the device may only read, the device area (used ring) memory that
     it writes, so an IOMMU keeps it from rewriting descriptors.
 
-    Raises TransportError when the device has no such queue, DmaError.
+    Raises TransportError when the device has no such queue, InvalidParam for a size that it cannot have, AlreadyUsed
+    when the queue is set up already, DmaError.
     """
 
     def __init__(self, hal: Hal, transport: Transport, index: int, size: int | None = None) -> None:
         self.index = index
         self.size = _size_for(transport, index, size)
+        if transport.queue_used(index):
+            raise AlreadyUsed(f"queue {index} is set up already", remedy="reset the device first")
         self._transport = transport
         layout = split_layout(self.size)
         self._driver = Dma(hal, pages_for(layout.used_offset), BufferDirection.DriverToDevice)
@@ -43,7 +46,7 @@ class VirtQueue:
             self._driver.vaddr + layout.desc_offset,
             self._driver.vaddr + layout.avail_offset,
             self._device.vaddr,
-            owner=self,
+            owner=(self._driver, self._device),
             platform_order=bool(transport.negotiated & Feature.ORDER_PLATFORM),
         )
         # We poll: ask the device not to interrupt at all.
@@ -107,10 +110,12 @@ class VirtQueue:
         return "\n".join(f"queue {self.index}: {key} = {value}" for key, value in state.items())
 
     def close(self) -> None:
-        """Forget the ring. Idempotent. The device must have been reset; its Hal frees the memory."""
+        """Forget the ring and free its memory. Idempotent. The device must have been reset."""
         ring, self._ring = self._ring, None
         if ring is not None:
             ring.close()
+            self._driver.close()
+            self._device.close()
 
     def _live(self) -> SplitRing:
         if self._ring is None:
@@ -126,6 +131,8 @@ def _size_for(transport: Transport, index: int, wanted: int | None) -> int:
         raise TransportError(
             f"queue {index} claims {largest} descriptors; 32768 is the most there can be", section="2.7"
         )
-    size = min(largest, wanted or LARGEST_SIZE)
+    if wanted is not None and (wanted < 1 or wanted & (wanted - 1) or wanted > largest):
+        raise InvalidParam(f"queue {index} cannot have {wanted} descriptors", remedy=f"a power of two up to {largest}")
+    size = wanted or min(largest, LARGEST_SIZE)
     # A split queue has a power of two of descriptors (VIRTIO 1.4, 4.1.4.3.2).
     return 1 << (size.bit_length() - 1)
