@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from hwloop.errors import DeadlineExpired, DeviceError, DeviceLost
-from hwloop.hal.base import Hal
+from hwloop.errors import DeviceLost
+from hwloop.hal.base import BufferDirection, Dma, Hal, pages_for
 from hwloop.queue import VirtQueue
 from hwloop.signals import shield
 from hwloop.spec import DeviceType
@@ -68,6 +68,7 @@ class Device(BaseDriverOps):
         self.transport = transport
         self.hal = hal
         self.queues: list[VirtQueue] = []
+        self._buffers: list[Dma] = []
         self._closed = False
         self._afterwards = ExitStack()
         try:
@@ -75,7 +76,9 @@ class Device(BaseDriverOps):
             self._set_up()
             transport.finish_init()
         except BaseException:
-            self._mark_failed()
+            # FAILED, where the device still answers (VIRTIO 1.4, 3.1.1).
+            with suppress(OSError):
+                transport.fail()
             self.close()
             raise
 
@@ -90,6 +93,15 @@ class Device(BaseDriverOps):
         queue = VirtQueue(self.hal, self.transport, index, size)
         self.queues.append(queue)
         return queue
+
+    def _add_buffer(self, size: int, direction: BufferDirection) -> Dma:
+        """Memory that lasts as long as the device, `size` bytes at least."""
+        buffer = Dma(self.hal, pages_for(size), direction)
+        self._buffers.append(buffer)
+        return buffer
+
+    def _abandon_requests(self) -> None:
+        """Let go of the buffers of requests in flight; the device was reset, or its memory is in quarantine."""
 
     def call_when_closed(self, callback: Callable[[], object]) -> None:
         """Call this as the last step of `close()`: what the device came from is given back there."""
@@ -111,29 +123,31 @@ class Device(BaseDriverOps):
                 self._tear_down()
 
     def _tear_down(self) -> None:
-        self.transport.stop_dma()
-        for queue in self.queues:
-            queue.close()
-        self.hal.release_memory()
-        self.transport.close()
-        self.hal.close()
+        with ExitStack() as steps:  # The last one first, and each of them whatever the others raise.
+            steps.callback(self.hal.close)
+            steps.callback(self.transport.close)
+            steps.callback(self.hal.release_memory)
+            for buffer in self._buffers:
+                steps.callback(buffer.close)
+            for queue in self.queues:
+                steps.callback(queue.close)
+            steps.callback(self._abandon_requests)
+            steps.callback(self.transport.stop_dma)
 
     def _reset_for_good(self) -> None:
+        """Reset the device for the last time. Unless that is known to have worked, no memory is used again."""
+        if self.transport.reset_pending:
+            # It had its time, and the error was raised; waiting again would only double the deadline.
+            self.hal.quarantine()
+            return
         try:
             self.transport.reset()
-        except DeadlineExpired:
-            self.hal.quarantine()
-            raise
         except DeviceLost:
             # A function that is gone from the bus cannot write any more.
             return
-
-    def _mark_failed(self) -> None:
-        """FAILED, where the device still answers (VIRTIO 1.4, 3.1.1)."""
-        try:
-            self.transport.fail()
-        except (DeviceError, OSError):
-            return
+        except BaseException:
+            self.hal.quarantine()
+            raise
 
     def __enter__(self) -> Self:
         return self
