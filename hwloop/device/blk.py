@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Self
@@ -25,7 +24,7 @@ from hwloop.errors import (
     Unsupported,
     WrongToken,
 )
-from hwloop.hal.base import BufferDirection, Dma, Hal, pages_for
+from hwloop.hal.base import BufferDirection, Dma, Hal
 from hwloop.queue import Part
 from hwloop.spec import SECTOR_SIZE, BlkFeature, DeviceStatus, Feature, PhysAddr
 from hwloop.transport.base import Transport
@@ -40,6 +39,8 @@ LARGEST_TRANSFER = 1 << 20
 LARGEST_BLOCK = 64 << 10
 _STATUS_NOT_WRITTEN = 0xFF
 _MOST_REQUESTS = 256
+_LEAST_DESCRIPTORS = 3
+"""Header, data, status: what a read or a write needs of the queue."""
 _SLICE_SECONDS = 0.01
 _REMIND_SECONDS = 1.0
 
@@ -124,7 +125,8 @@ FIELD_FEATURES: dict[BlkFeature, tuple[ReadOnly, ...]] = {
 @dataclass
 class _Request:
     """One request in flight. `data` is the caller's buffer (or ours), shared at `paddr`; `length` what of it the device
-    must have written for the request to be whole."""
+    must have written for the request to be whole. `listed` requests are those that `poll` tells of; nobody asks for the
+    result of one that is not `wanted`."""
 
     kind: RequestType
     slot: int
@@ -132,16 +134,26 @@ class _Request:
     data: bytearray | memoryview | bytes | None = None
     paddr: PhysAddr | None = None
     length: int = 0
+    listed: bool = True
     wanted: bool = True
     error: HwloopError | None = None
 
 
 @dataclass
 class _Patience:
-    """A deadline, and whether the device was reminded on the way there."""
+    """A deadline, whether the device was reminded on the way there, and whether a last look was taken at its end."""
 
     deadline: Deadline
     reminded: bool = False
+    looked: bool = False
+
+    def is_over(self) -> bool:
+        """Whether the time is over and the caller has looked once more since: a process that was not scheduled for a
+        while must not fail a device that was in time."""
+        if not self.deadline.expired():
+            return False
+        looked, self.looked = self.looked, True
+        return looked
 
     def wants_another_notification(self) -> bool:
         """True once: after a second, or half of the time when that is less."""
@@ -160,12 +172,6 @@ class _Slots:
     headers: Dma
     statuses: Dma
     free: list[int] = field(default_factory=list)
-
-    @classmethod
-    def create(cls, hal: Hal, count: int) -> _Slots:
-        headers = Dma(hal, pages_for(count * HEADER_BYTES), BufferDirection.DriverToDevice)
-        statuses = Dma(hal, pages_for(count), BufferDirection.DeviceToDriver)
-        return cls(headers, statuses, list(range(count)))
 
     def fill(self, slot: int, kind: RequestType, sector: int) -> None:
         header = kind.to_bytes(4, "little") + bytes(4) + sector.to_bytes(8, "little")
@@ -219,12 +225,22 @@ class VirtioBlk(Device, BlockDriverOps):
 
     def _set_up(self) -> None:
         self._capacity, self._block_size = self.transport.read_consistent(self._read_geometry)
-        self._size_max = self._limit(BlkFeature.SIZE_MAX, BlkConfig.size_max, LARGEST_TRANSFER)
-        self._seg_max = self._limit(BlkFeature.SEG_MAX, BlkConfig.seg_max, 1 << 16)
         self._queue = self._add_queue(0)
-        if self._queue.size < 2:
-            raise Unsupported(f"queue 0 has {self._queue.size} descriptors; a block request needs at least 2")
-        self._slots = _Slots.create(self.hal, min(_MOST_REQUESTS, self._queue.size // 2))
+        if self._queue.size < _LEAST_DESCRIPTORS:
+            raise Unsupported(f"queue 0 has {self._queue.size} descriptors; a read needs {_LEAST_DESCRIPTORS}")
+        # A limit of 0 says nothing: for segments Linux then takes 1 (drivers/block/virtio_blk.c).
+        self._size_max = self._limit(BlkFeature.SIZE_MAX, BlkConfig.size_max) or LARGEST_TRANSFER
+        seg_max = self._limit(BlkFeature.SEG_MAX, BlkConfig.seg_max)
+        self._segments_at_most = self._queue.size - 2 if seg_max is None else min(seg_max or 1, self._queue.size - 2)
+        if self._size_max * self._segments_at_most < self._block_size:
+            raise Unsupported(
+                f"a request of this device carries {self._segments_at_most} segments of {self._size_max} bytes, "
+                f"less than one block of {self._block_size}"
+            )
+        count = min(_MOST_REQUESTS, self._queue.size // 2)
+        headers = self._add_buffer(count * HEADER_BYTES, BufferDirection.DriverToDevice)
+        statuses = self._add_buffer(count, BufferDirection.DeviceToDriver)
+        self._slots = _Slots(headers, statuses, list(range(count)))
 
     def _read_geometry(self) -> tuple[int, int]:
         capacity = read_config(self.transport, BlkConfig.capacity)
@@ -232,11 +248,9 @@ class VirtioBlk(Device, BlockDriverOps):
             return capacity, SECTOR_SIZE
         return capacity, _checked_block_size(read_config(self.transport, BlkConfig.blk_size))
 
-    def _limit(self, feature: BlkFeature, source: ReadOnly, otherwise: int) -> int:
-        if not self.negotiated & feature:
-            return otherwise
-        # Linux, virtio_blk: a device that says 0 means "I did not think about it".
-        return min(otherwise, read_config(self.transport, source)) or 1
+    def _limit(self, feature: BlkFeature, source: ReadOnly) -> int | None:
+        """What the device says, or None when the feature that makes the field exist was not negotiated."""
+        return read_config(self.transport, source) if self.negotiated & feature else None
 
     # --- What it is ---------------------------------------------------------------------------------------------------
 
@@ -265,9 +279,8 @@ class VirtioBlk(Device, BlockDriverOps):
 
     def max_transfer(self) -> int:
         """The most bytes that one request carries; longer reads and writes are split."""
-        segments = min(self._seg_max, max(1, self._queue.size - 2))
-        most = min(LARGEST_TRANSFER, self._size_max * segments)
-        return max(self._block_size, most // self._block_size * self._block_size)
+        most = min(LARGEST_TRANSFER, self._size_max * self._segments_at_most)
+        return most // self._block_size * self._block_size
 
     # --- A request at a time ------------------------------------------------------------------------------------------
 
@@ -277,6 +290,7 @@ class VirtioBlk(Device, BlockDriverOps):
         Raises InvalidParam for a range that is not whole blocks or not on the device, IoError, DeviceLost,
         DeadlineExpired.
         """
+        self._check_range(sector, length, errno.EINVAL)
         data = bytearray(length)
         self.read_into(sector, data)
         return bytes(data)
@@ -284,6 +298,8 @@ class VirtioBlk(Device, BlockDriverOps):
     def read_into(self, sector: int, buffer: Buffer) -> None:
         """As `read`, into a writable buffer."""
         view = memoryview(buffer).cast("B")
+        if view.readonly:
+            raise InvalidParam("the buffer to read into cannot be written", remedy="give a bytearray")
         self._check_range(sector, view.nbytes, errno.EINVAL)
         self._run_split(RequestType.IN, sector, view)
 
@@ -300,11 +316,11 @@ class VirtioBlk(Device, BlockDriverOps):
         A device without VIRTIO_BLK_F_FLUSH has no volatile cache (VIRTIO 1.4, 5.2.5.1), so there is nothing to send.
         """
         if self.negotiated & BlkFeature.FLUSH:
-            self._run(self.submit_flush)
+            self._run(RequestType.FLUSH, 0, None)
 
     def device_id(self) -> str:
         """The device's serial: up to 20 characters. Raises Unsupported when it has none (VIRTIO 1.4, 5.2.6.1)."""
-        data = self._run(lambda: self._submit(RequestType.GET_ID, 0, bytearray(DEVICE_ID_BYTES)))
+        data = self._run(RequestType.GET_ID, 0, bytearray(DEVICE_ID_BYTES))
         return data.split(b"\0", 1)[0].decode("ascii", "backslashreplace")
 
     def read_block(self, block_id: int, buf: Buffer) -> None:
@@ -334,10 +350,10 @@ class VirtioBlk(Device, BlockDriverOps):
         return self._submit(RequestType.FLUSH, 0, None)
 
     def poll(self) -> list[int]:
-        """The tokens of all requests that have completed and whose result was not taken yet."""
+        """The tokens of all submitted requests that have completed and whose result was not taken yet."""
         with self._lock:
             self._reap()
-            return list(self._done)
+            return [token for token, request in self._done.items() if request.listed]
 
     def peek_used(self) -> int | None:
         """The token of one completed request, or None."""
@@ -368,12 +384,19 @@ class VirtioBlk(Device, BlockDriverOps):
             try:
                 return self.complete(token)
             except NotReady:
-                self._wait_a_little(patience)
+                self._wait_or_give_up(token, patience)
+
+    def abandon(self, token: int) -> None:
+        """Nobody will ask for this result: drop it, now or when it comes. Idempotent; the device still does it."""
+        with self._lock:
+            self._done.pop(token, None)
+            if token in self._in_flight:
+                self._in_flight[token].wanted = False
 
     @property
     def requests_free(self) -> int:
-        """How many more requests fit."""
-        return min(len(self._slots.free), self._queue.free // 2)
+        """How many more requests of one segment fit."""
+        return min(len(self._slots.free), self._queue.free // _LEAST_DESCRIPTORS)
 
     def close(self) -> None:
         with self._lock:
@@ -382,16 +405,18 @@ class VirtioBlk(Device, BlockDriverOps):
 
     # --- Private: submitting ------------------------------------------------------------------------------------------
 
-    def _submit(self, kind: RequestType, sector: int, data: bytearray | memoryview | None) -> int:
+    def _submit(
+        self, kind: RequestType, sector: int, data: bytearray | memoryview | None, *, listed: bool = True
+    ) -> int:
+        length = len(data) if data is not None else 0
         with self._lock:
             self._check_working()
-            if data is not None and len(data) > self.max_transfer():
+            if length > self.max_transfer():
                 raise InvalidParam(
-                    f"{len(data)} bytes are more than one request carries", remedy=f"split at {self.max_transfer()}"
+                    f"{length} bytes are more than one request carries", remedy=f"split at {self.max_transfer()}"
                 )
-            if not self._slots.free:
-                raise QueueFull
-            request = _Request(kind, self._slots.free.pop(), sector, data)
+            self._make_room(2 + len(range(0, length, self._size_max)))
+            request = _Request(kind, self._slots.free.pop(), sector, data, listed=listed)
             token = self._next_token
             try:
                 self._enqueue(request, token)
@@ -400,8 +425,27 @@ class VirtioBlk(Device, BlockDriverOps):
                 raise
             self._next_token += 1
             self._in_flight[token] = request
-            self._queue.submit()
+            self._make_available(request)
             return token
+
+    def _make_room(self, descriptors: int) -> None:
+        """Completions that nobody has looked at hold places too. Raises QueueFull."""
+        for look in (False, True):
+            if look:
+                self._reap()
+            if self._slots.free and self._queue.free >= descriptors:
+                return
+        raise QueueFull
+
+    def _make_available(self, request: _Request) -> None:
+        try:
+            self._queue.submit()
+        except OSError as failure:
+            request.wanted = False
+            error = DeviceLost(f"the device cannot be notified: {failure.strerror}", remedy="open it again")
+            error.__cause__ = failure
+            self._give_up(error)
+            raise error from failure
 
     def _enqueue(self, request: _Request, token: int) -> None:
         self._slots.fill(request.slot, request.kind, request.sector)
@@ -424,28 +468,26 @@ class VirtioBlk(Device, BlockDriverOps):
             for offset in range(0, length, self._size_max)
         ]
 
-    def _run(self, submit: Callable[[], int]) -> bytes:
+    def _run(self, kind: RequestType, sector: int, data: bytearray | memoryview | None) -> bytes:
         """Submit one request, waiting for a place, and wait for its end."""
         patience = _Patience(Deadline(self._request_seconds))
         while True:
             try:
-                token = submit()
+                token = self._submit(kind, sector, data, listed=False)
                 break
             except QueueFull:
                 self._wait_a_little(patience)
         try:
             return self.wait(token)
         except BaseException:
-            self._forget(token)
+            self.abandon(token)
             raise
 
     def _run_split(self, kind: RequestType, sector: int, view: memoryview) -> None:
         """A transfer of any length, as requests of at most `max_transfer()` bytes, one after the other."""
         step = self.max_transfer()
         for offset in range(0, view.nbytes, step):
-            piece = view[offset : offset + step]
-            at = sector + offset // SECTOR_SIZE
-            self._run(lambda at=at, piece=piece: self._submit(kind, at, piece))  # type: ignore[misc]
+            self._run(kind, sector + offset // SECTOR_SIZE, view[offset : offset + step])
 
     # --- Private: completing ------------------------------------------------------------------------------------------
 
@@ -498,27 +540,40 @@ class VirtioBlk(Device, BlockDriverOps):
             return NotReady(f"request {token} has not completed yet")
         return WrongToken(f"no request has the token {token}, or its result was taken already")
 
-    def _forget(self, token: int) -> None:
-        """Nobody will ask for this result: drop it when it comes."""
-        with self._lock:
-            self._done.pop(token, None)
-            if token in self._in_flight:
-                self._in_flight[token].wanted = False
+    def _wait_or_give_up(self, token: int, patience: _Patience) -> None:
+        try:
+            self._wait_a_little(patience)
+        except HwloopError:
+            self.abandon(token)
+            raise
 
     def _wait_a_little(self, patience: _Patience) -> None:
         """Wait a few milliseconds for a completion; other threads get their turn between two calls.
 
         A device that is slow is notified once more, since a lost notification must not cost the request. One that is
-        too slow is reset, everything in flight fails, and the deadline's error is raised.
+        too slow, that asks to be reset or that is gone is reset, everything in flight fails, and the error is raised.
         """
         with self._lock:
             self._check_working()
+            if patience.is_over():
+                raise self._out_of_time(patience.deadline)
             if self._queue.wait(min(_SLICE_SECONDS, patience.deadline.remaining())):
+                self._reap()
                 return
+            self._check_alive()
             if patience.wants_another_notification():
                 self._queue.notify()
-            if patience.deadline.expired() and not self._queue.wait(0):
-                raise self._out_of_time(patience.deadline)
+
+    def _check_alive(self) -> None:
+        """Look at the status of a device that keeps us waiting. Raises DeviceLost (VIRTIO 1.4, 2.1.2)."""
+        try:
+            fault = _fault_of(self.transport.get_status())
+        except OSError as failure:
+            fault = f"the device does not answer: {failure.strerror}"
+        if fault:
+            error = DeviceLost(fault, remedy="open it again")
+            self._give_up(error)
+            raise error
 
     def _out_of_time(self, deadline: Deadline) -> HwloopError:
         error = deadline.error("a request to complete", remedy="the device was reset; open it again")
@@ -529,14 +584,9 @@ class VirtioBlk(Device, BlockDriverOps):
 
     def _diagnosis(self) -> str:
         try:
-            status = self.transport.get_status()
+            return f"device status: {self.transport.get_status()!r}"
         except OSError as failure:
             return f"device status: unreadable ({failure})"
-        if status & DeviceStatus.DEVICE_NEEDS_RESET:
-            return f"device status: {status!r}: the device met an error that it cannot recover from"
-        if not status & DeviceStatus.DRIVER_OK:
-            return f"device status: {status!r}: the device was reset behind our back"
-        return f"device status: {status!r}"
 
     def _give_up(self, error: HwloopError) -> None:
         """Reset the device, and only then let go of the buffers of what was in flight; nothing works afterwards."""
@@ -544,12 +594,21 @@ class VirtioBlk(Device, BlockDriverOps):
             if self._broken:
                 return
             self._broken, self._cause = f"the disk is out of order since: {error.problem}", error
-            self._reset_for_good()
-            for token, request in self._in_flight.items():
-                request.error = self._out_of_order()
-                self._release(request, copy=False)
+            try:
+                self._reset_for_good()
+            except HwloopError as failure:
+                raise failure from error
+            finally:
+                self._abandon_requests()
+
+    def _abandon_requests(self) -> None:
+        """Fail everything in flight. Its memory goes back to the Hal, which keeps it if the reset did not work."""
+        for token, request in self._in_flight.items():
+            request.error = self._out_of_order()
+            self._release(request, copy=False)
+            if request.wanted:
                 self._done[token] = request
-            self._in_flight.clear()
+        self._in_flight.clear()
 
     def _check_working(self) -> None:
         if self._broken:
@@ -592,6 +651,15 @@ _DIRECTIONS = {
 
 VirtIoBlkDev = VirtioBlk
 """The name that seed 000 gives the driver."""
+
+
+def _fault_of(status: DeviceStatus) -> str:
+    """What a device's status says is wrong with a device that was ready, or ""."""
+    if status & DeviceStatus.DEVICE_NEEDS_RESET:
+        return f"the device met an error and asks to be reset: its status is {status!r}"
+    if not status & DeviceStatus.DRIVER_OK:
+        return f"somebody else reset the device, or turned off its bus mastering: its status is {status!r}"
+    return ""
 
 
 def _checked_block_size(size: int) -> int:
