@@ -24,6 +24,7 @@ class BlkFaults:
     undefined_status: int = 0
     no_status: int = 0
     short_length: int = 0
+    unsupported: int = 0
 
 
 class FakeBlk(FakeDevice):
@@ -61,16 +62,30 @@ class FakeBlk(FakeDevice):
         self.generation = self.generation + 1 & 0xFF
 
     def serve(self, chain: Chain) -> int:
-        header, payload = chain.read()[:HEADER_BYTES], chain.read()[HEADER_BYTES:]
+        everything = chain.read()
+        header, payload = everything[:HEADER_BYTES], everything[HEADER_BYTES:]
         if len(header) < HEADER_BYTES or chain.writable_bytes < 1:
             raise RuleBroken("a request without a whole header and a status byte (5.2.6)")
-        kind = RequestType(int.from_bytes(header[:4], "little"))
-        sector = int.from_bytes(header[8:], "little")
-        self.requests.append(kind)
-        room = chain.writable_bytes - 1
-        status, answer = self._answer(kind, sector, payload, room)
+        if any(header[4:8]):
+            raise RuleBroken(f"the reserved bytes of the header are {header[4:8].hex()} (5.2.6)")
+        self._check_segments(chain)
+        sector, room = int.from_bytes(header[8:], "little"), chain.writable_bytes - 1
+        status, answer = self._answer(int.from_bytes(header[:4], "little"), sector, payload, room)
         chain.write(answer[:room])
         return self._complete(chain, room, status)
+
+    def _check_segments(self, chain: Chain) -> None:
+        """VIRTIO 1.4, 5.2.6: size_max and seg_max bind the data, without header and status."""
+        segments = [length for _, length in (*chain.readable[1:], *chain.writable[:-1])]
+        seg_max, size_max = self._limit(BlkFeature.SEG_MAX, 12), self._limit(BlkFeature.SIZE_MAX, 8)
+        if seg_max and len(segments) > seg_max:
+            raise RuleBroken(f"a request of {len(segments)} segments, more than seg_max {seg_max} (5.2.6)")
+        if size_max and max(segments, default=0) > size_max:
+            raise RuleBroken(f"a segment of {max(segments)} bytes, more than size_max {size_max} (5.2.6)")
+
+    def _limit(self, feature: BlkFeature, offset: int) -> int:
+        """A limit of the configuration, 0 when it was not negotiated or says nothing."""
+        return int.from_bytes(self.config[offset : offset + 4], "little") if self.driver_features & feature else 0
 
     def _complete(self, chain: Chain, room: int, status: int) -> int:
         if self.blk_faults.no_status:
@@ -85,10 +100,15 @@ class FakeBlk(FakeDevice):
             return 1
         return room + 1
 
-    def _answer(self, kind: RequestType, sector: int, payload: bytes, room: int) -> tuple[int, bytes]:
+    def _answer(self, number: int, sector: int, payload: bytes, room: int) -> tuple[int, bytes]:
         if self.blk_faults.io_error:
             self.blk_faults.io_error -= 1
             return RespStatus.IO_ERR, b""
+        if self.blk_faults.unsupported or number not in list(RequestType):
+            self.blk_faults.unsupported = max(0, self.blk_faults.unsupported - 1)
+            return RespStatus.UNSUPPORTED, b""
+        kind = RequestType(number)
+        self.requests.append(kind)
         if kind == RequestType.IN:
             start = self._check(sector, room)
             return RespStatus.OK, bytes(self.data[start : start + room])
@@ -97,6 +117,9 @@ class FakeBlk(FakeDevice):
                 raise RuleBroken("a write was sent to a read-only disk (5.2.6)")
             start = self._check(sector, len(payload))
             self.data[start : start + len(payload)] = payload
+            if not self.driver_features & BlkFeature.FLUSH:
+                # Without FLUSH a write is durable when it completes (5.2.6.2).
+                self.durable = bytes(self.data)
             return RespStatus.OK, b""
         if kind == RequestType.FLUSH:
             self._check_flush(sector, payload)

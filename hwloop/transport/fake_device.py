@@ -47,6 +47,7 @@ class FakeQueue:
     driver: int = 0
     device: int = 0
     enabled: bool = False
+    was_reset: bool = False
     ring: DeviceSideSplit | None = None
     held: list[Chain] = field(default_factory=list)
 
@@ -71,9 +72,18 @@ class FakeDevice:
         self.status = DeviceStatus(0)
         self.driver_features = 0
         self.generation = 0
-        self.bus_master = True
+        self.bus_master = False
         self._resetting = 0
         self.status_writes: list[int] = []
+
+    @property
+    def is_resetting(self) -> bool:
+        """Whether a reset is under way: no register but the status may be touched (VIRTIO 1.4, 4.1.4.3.2)."""
+        return self._resetting != 0
+
+    def reset_itself(self) -> None:
+        """Forget everything, as after a reset that somebody else did."""
+        self._reset()
 
     # --- Registers ----------------------------------------------------------------------------------------------------
 
@@ -109,6 +119,9 @@ class FakeDevice:
             if missing and new & step:
                 raise RuleBroken(f"status {new!r} skips a step of initialisation (3.1.1)")
             missing = missing or not new & step
+        accepting = new & DeviceStatus.FEATURES_OK and not self.status & DeviceStatus.FEATURES_OK
+        if accepting and self.features & ~self.driver_features & Feature.VERSION_1:
+            raise RuleBroken("VERSION_1 is offered and was not accepted (6.1)")
 
     def _kept(self, new: DeviceStatus) -> DeviceStatus:
         if self.faults.refuse_features:
@@ -147,8 +160,12 @@ class FakeDevice:
 
     def enable(self, index: int) -> None:
         """VIRTIO 1.4, 4.1.4.3.2: size and addresses stand before the queue is enabled."""
+        self._refuse_if_resetting()
         queue = self.queues[index]
-        if not self.status & DeviceStatus.FEATURES_OK or self.status & DeviceStatus.DRIVER_OK:
+        if queue.enabled:
+            raise RuleBroken(f"queue {index} was enabled twice (4.1.4.3.2)")
+        late = self.status & DeviceStatus.DRIVER_OK and not queue.was_reset
+        if not self.status & DeviceStatus.FEATURES_OK or late:
             raise RuleBroken(f"queue {index} was enabled while the status was {self.status!r} (3.1.1)")
         if not 0 < queue.size <= queue.max_size or queue.size & (queue.size - 1):
             raise RuleBroken(f"queue {index} was given {queue.size} descriptors of {queue.max_size} (4.1.4.3.2)")
@@ -163,7 +180,14 @@ class FakeDevice:
         )
         queue.enabled = True
 
+    def reset_queue(self, index: int) -> None:
+        """What the driver asks for with VIRTIO_F_RING_RESET (VIRTIO 1.4, 2.6.1)."""
+        self.queues[index] = FakeQueue(self.queues[index].max_size, was_reset=True)
+
     def notify(self, index: int) -> None:
+        if self.faults.gone:
+            return
+        self._refuse_if_resetting()
         if self.faults.lose_notifications:
             self.faults.lose_notifications -= 1
             return
@@ -199,7 +223,8 @@ class FakeDevice:
     # --- Private ------------------------------------------------------------------------------------------------------
 
     def _start_reset(self) -> None:
-        self._resetting = self.faults.reset_reads
+        # A device that is at 0 already shows no reset at all.
+        self._resetting = self.faults.reset_reads if self.status else 0
         if not self._resetting:
             self._reset()
 
