@@ -230,8 +230,12 @@ def _tables() -> list[tuple[str, str]]:
     from hwloop.hal import HALS
     from hwloop.transport import TRANSPORTS
 
-    registries = {"hwloop.device": DRIVERS, "hwloop.hal": HALS, "hwloop.transport": TRANSPORTS}
-    entries = [(home, target) for home, table in registries.items() for target in table._members.values()]
+    registries = {
+        "hwloop.device": DRIVERS._members,
+        "hwloop.hal": HALS._members,
+        "hwloop.transport": TRANSPORTS._members,
+    }
+    entries = [(home, target) for home, members in registries.items() for target in members.values()]
     return entries + [("hwloop.cli", f"{module}:{attribute}") for module, attribute, _ in COMMANDS.values()]
 
 

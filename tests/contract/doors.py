@@ -1,0 +1,94 @@
+"""The table of doors. To add one: a class, and a line in `DOORS`; the suite then runs over it.
+
+Doors into a test VM (VFIO and others) stand in tests/guest, where the same suite is imported with a table of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+
+from hwloop.device.blk import VirtioBlk
+from hwloop.device.fake_blk import FakeBlk
+from hwloop.hal.fake import FakeHal
+from hwloop.spec import BlkFeature
+from hwloop.transport.base import Transport
+from hwloop.transport.fake import FakeTransport
+from hwloop.transport.fake_device import MODERN
+from hwloop.transport.fake_pci import FakePciFunction
+from hwloop.transport.pci_modern import PciTransport
+from pci import ConfigSpace
+from tests.contract.door import Door, Wants
+
+REQUEST_SECONDS = 0.1
+
+
+class FakeDoor(Door):
+    """A `FakeBlk` in process. `device` is what a test of faults turns the switches of."""
+
+    can = frozenset(field.name for field in fields(Wants))
+
+    def __init__(self) -> None:
+        self.hal = FakeHal()
+        self.disk: VirtioBlk | None = None
+
+    def make(self, size: int, wants: Wants) -> None:
+        features = MODERN | BlkFeature.BLK_SIZE | BlkFeature.SEG_MAX
+        features |= BlkFeature.FLUSH if wants.flush else 0
+        features |= BlkFeature.RO if wants.read_only else 0
+        features |= BlkFeature.SIZE_MAX if wants.size_max else 0
+        self.device = FakeBlk(
+            self.hal,
+            size,
+            features=features,
+            queue_size=wants.queue_size,
+            block_size=wants.block_size,
+            serial=wants.serial,
+            size_max=wants.size_max,
+            seg_max=wants.seg_max,
+        )
+
+    def reopen(self) -> VirtioBlk:
+        """A machine's Hal lives as long as its driver, and so does the fake one."""
+        self.hal = self.device.hal = FakeHal()
+        self.disk = VirtioBlk(self.transport(), self.hal, request_seconds=REQUEST_SECONDS)
+        return self.disk
+
+    def transport(self) -> Transport:
+        return FakeTransport(self.device)
+
+    def backing(self, offset: int, length: int) -> bytes:
+        return bytes(self.device.data[offset : offset + length])
+
+    def close(self) -> None:
+        if self.disk is not None:
+            self.disk.close()
+        assert self.hal.leaks() == []
+
+
+class PciDoor(FakeDoor):
+    """The real PCI transport, over the registers of a fake function."""
+
+    common_length = 64
+    multiplier = 4
+
+    def transport(self) -> Transport:
+        self.function = FakePciFunction(self.device, common_length=self.common_length, multiplier=self.multiplier)
+        self.hal.regions[self.function.address] = self.function.region
+        return PciTransport(self.hal, ConfigSpace(self.function.config), self.function.bars)
+
+
+class OldPciDoor(PciDoor):
+    """A device of VIRTIO 1.0: a short common configuration, and one doorbell for all queues."""
+
+    common_length = 56
+    multiplier = 0
+
+
+DOORS: dict[str, Callable[[], Door]] = {
+    "fake": FakeDoor,
+    "pci": PciDoor,
+    "pci-1.0": OldPciDoor,
+}
+for _name, _door in DOORS.items():
+    _door.name = _name  # type: ignore[attr-defined]
