@@ -19,6 +19,8 @@ class Record:
     type: str
     vendor_id: int
     device_id: int
+    subsystem_vendor_id: int
+    subsystem_id: int
     transitional: bool
     driver: str | None
     driver_override: str | None
@@ -39,6 +41,8 @@ class Record:
             "type": self.type,
             "vendor_id": f"{self.vendor_id:04x}",
             "device_id": f"{self.device_id:04x}",
+            "subsystem_vendor_id": f"{self.subsystem_vendor_id:04x}",
+            "subsystem_id": f"{self.subsystem_id:04x}",
             "transitional": self.transitional,
             "driver": self.driver,
             "driver_override": self.driver_override,
@@ -71,6 +75,8 @@ def record_of(sysfs: Sysfs, device: PciDevice) -> Record:
         type=device_type.label if device_type else f"unknown ({device.device_id:#06x})",
         vendor_id=device.vendor_id,
         device_id=device.device_id,
+        subsystem_vendor_id=device.subsystem_vendor_id,
+        subsystem_id=device.subsystem_id,
         transitional=is_transitional_pci_id(device.device_id),
         driver=device.driver,
         driver_override=device.driver_override,

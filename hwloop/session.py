@@ -13,6 +13,7 @@ from hwloop.claim import Claim
 from hwloop.device import DRIVERS, Device
 from hwloop.errors import InvalidParam, Unsupported
 from hwloop.hal.vfio import VfioHal
+from hwloop.journal import Journal
 from hwloop.signals import shield
 from hwloop.spec import VIRTIO_VENDOR_ID, DeviceType, device_type_of_pci_id
 from hwloop.target import Target
@@ -65,7 +66,14 @@ def _check_options(target: Target) -> None:
 def _address_of(target: Target, sysfs: Sysfs) -> str:
     if target.kind == "pci":
         return target.name
-    address = udev.pci_address_of_block(sysfs, target.name)
+    try:
+        address = udev.pci_address_of_block(sysfs, target.name)
+    except udev.DeviceNotFound as error:
+        # A disk has no kernel name while it is taken.
+        taken = Journal().addresses()
+        if taken:
+            error.add_note(f"hwloop has taken {', '.join(taken)}; name such a device by its address")
+        raise
     if address is None:
         raise Unsupported(f"{target.name} is not on a PCI function", remedy="see: hwloop list")
     return address

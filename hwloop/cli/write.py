@@ -38,7 +38,11 @@ def command(target: str, offset: int, source: str | None, no_flush: bool) -> Non
                 report(done)
             if not no_flush:
                 disk.flush()
-    click.echo(f"{chunks.count} bytes ({format_size(chunks.count)}) written to {target} at {offset}", err=True)
+    click.echo(f"{_bytes(chunks.count)} written to {target} at {offset}", err=True)
+
+
+def _bytes(count: int) -> str:
+    return f"{count} bytes ({format_size(count)})" if count >= 1024 else f"{count} bytes"
 
 
 class _Chunks:
