@@ -20,9 +20,7 @@ def _in_transfer(process: subprocess.Popen[bytes]) -> bool:
     return machine.driver(DISK) == "vfio-pci"
 
 
-@pytest.mark.parametrize(
-    ("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
-)
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_in_a_read_ends_it_and_gives_the_disk_back(signum: int, status: int) -> None:
     process = start("read", DISK, "0", "16M")
     # Its output is a pipe that nobody reads: it stands in the middle of the transfer.

@@ -6,6 +6,7 @@ import hashlib
 import random
 from pathlib import Path
 
+from tests.guest.disks import DISKS
 from tests.vm.guest import MIB, image, run_in_guest
 
 TOPOLOGY = [
@@ -53,3 +54,10 @@ def test_list_and_info_agree_with_lspci_wherever_the_disk_sits(tmp_path: Path) -
     places = ["addr=05.0", "bus=port0", "bus=bridge0,addr=03.0", "addr=0d.3"]
     disks = [f"{image(tmp_path, f'{n}.img', 16 * MIB)},{place}" for n, place in enumerate(places)]
     run_in_guest("test_lspci.py", disks=disks, qemu=TOPOLOGY)
+
+
+def test_the_contract_suite_passes_over_vfio(tmp_path: Path) -> None:
+    for spec in DISKS:
+        image(tmp_path, f"{spec.name}.img", spec.size)
+    disks = [spec.argument(tmp_path) for spec in DISKS]
+    run_in_guest("test_block.py", disks=disks, share=tmp_path)

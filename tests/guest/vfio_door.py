@@ -1,0 +1,59 @@
+"""The door that hwloop exists for: a real virtio-blk function of QEMU, through VFIO and its IOMMU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import hwloop
+from hwloop import claim
+from hwloop.device.blk import VirtioBlk
+from tests.contract.door import Door, Wants
+from tests.guest.disks import DISKS, DiskSpec, address_of
+
+SHARE = Path("/share")
+
+
+class VfioDoor(Door):
+    """Picks the disk of the table that is what the test wants."""
+
+    name = "vfio"
+    can = frozenset(key for spec in DISKS for key in spec.wants)
+
+    def __init__(self) -> None:
+        self._disk: VirtioBlk | None = None
+
+    def make(self, size: int, wants: Wants) -> None:
+        self._spec = _spec_for(size, wants)
+        address = address_of(self._spec)
+        # Bound once and for all: a test then does not wait for the kernel's driver to come and go.
+        if claim.Sysfs().read_link(claim.Sysfs().pci_device(address) / "driver") != claim.VFIO_DRIVER:
+            claim.bind_lastingly(address, claim.VFIO_DRIVER)
+        if not wants.read_only:
+            with self.reopen() as disk:
+                disk.write(0, bytes(size))
+
+    def reopen(self) -> VirtioBlk:
+        disk = hwloop.open(address_of(self._spec))
+        assert isinstance(disk, VirtioBlk)
+        self._disk = disk
+        return disk
+
+    def backing(self, offset: int, length: int) -> bytes:
+        with open(SHARE / f"{self._spec.name}.img", "rb", buffering=0) as image:
+            image.seek(offset)
+            return image.read(length)
+
+    def close(self) -> None:
+        if self._disk is not None:
+            self._disk.close()
+
+
+def _spec_for(size: int, wants: Wants) -> DiskSpec:
+    usual = Wants()
+    asked = {key: value for key, value in vars(wants).items() if value != getattr(usual, key)}
+    for spec in DISKS:
+        if spec.size == size and spec.wants == asked:
+            return spec
+    pytest.skip(f"the guest has no disk of {size} bytes with {asked}")
