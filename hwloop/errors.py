@@ -8,6 +8,7 @@ errno, and its text says the subject, what is wrong, the value, and what to do a
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 
 class HwloopError(OSError):
@@ -29,6 +30,10 @@ class HwloopError(OSError):
 
     def __str__(self) -> str:
         return self.strerror or ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # OSError would call the constructor with (errno, text), which none of ours takes.
+        return _rebuild, (type(self), self.args, vars(self))
 
 
 class DriverError(HwloopError):
@@ -173,6 +178,13 @@ class DmaError(SetupError):
     """Memory could not be allocated, pinned or mapped for the device."""
 
     default_errno = errno.ENOMEM
+
+
+def _rebuild(kind: type[HwloopError], args: tuple[Any, ...], attributes: dict[str, Any]) -> HwloopError:
+    error = kind.__new__(kind)
+    OSError.__init__(error, *args)
+    vars(error).update(attributes)
+    return error
 
 
 def exit_code_of(error: BaseException) -> int:
