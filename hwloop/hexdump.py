@@ -10,7 +10,8 @@ _WIDTH = 16
 def hexdump(chunks: Iterable[bytes], offset: int = 0) -> Iterator[str]:
     """Lines for a stream of bytes that begins at `offset`.
 
-    As `hexdump -C`: lines equal to the one before are left out behind a `*`, and the last line is the end offset.
+    As `hexdump -C`: lines equal to the one before are left out behind a `*`, and the last line is the end offset; of
+    nothing, nothing is shown.
     """
     previous, starred = b"", False
     for line in _lines(chunks):
@@ -23,7 +24,8 @@ def hexdump(chunks: Iterable[bytes], offset: int = 0) -> Iterator[str]:
             starred = False
         previous = line
         offset += len(line)
-    yield f"{offset:08x}"
+    if previous:
+        yield f"{offset:08x}"
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
