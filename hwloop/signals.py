@@ -53,5 +53,6 @@ def shield() -> Iterator[None]:
         for signum, handler in earlier.items():
             # None: a handler that was not installed from Python, which only its owner can put back.
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)
-    for number in pending:
-        signal.raise_signal(number)
+        # Also when the block failed: a Ctrl-C in it must not be forgotten over that.
+        for number in pending:
+            signal.raise_signal(number)
