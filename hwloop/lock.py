@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -47,6 +48,11 @@ def _read_pid(fd: int) -> int:
     return int(text) if text.isdigit() else 0
 
 
+# A lock that goes within this time was only looked at (`lock_holder`), or is about to be dropped.
+_LOOKS = 5
+_LOOK_SECONDS = 0.01
+
+
 class DeviceLock:
     """Held from construction to `close()`. The kernel drops it when the process dies, however it dies.
 
@@ -67,15 +73,13 @@ class DeviceLock:
             raise SetupError(
                 f"cannot open {self._path}: {error.strerror}", errno=error.errno, remedy="run as root"
             ) from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock_soon(fd):
             pid = _read_pid(fd)
             os.close(fd)
             raise RefusedError(
                 f"{address} is in use by another hwloop, process {pid} ({_command_of(pid)})",
                 remedy="wait for it to end",
-            ) from None
+            )
         if not _is_same_file(fd, self._path):
             os.close(fd)
             return -1
@@ -87,7 +91,8 @@ class DeviceLock:
         """Let others have the device; the file goes while we still hold it. Idempotent."""
         if self._fd < 0:
             return
-        self._path.unlink(missing_ok=True)
+        if _is_same_file(self._fd, self._path):
+            self._path.unlink(missing_ok=True)
         os.close(self._fd)
         self._fd = -1
 
@@ -98,6 +103,19 @@ class DeviceLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _lock_soon(fd: int) -> bool:
+    """Take the lock, or tell after a moment that somebody keeps it."""
+    for look in range(_LOOKS):
+        if look:
+            time.sleep(_LOOK_SECONDS)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        return True
+    return False
 
 
 def _is_same_file(fd: int, path: Path) -> bool:
