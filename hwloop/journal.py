@@ -54,8 +54,7 @@ class Journal:
         """The entry of a device, or None. Raises SetupError for a file that cannot be understood."""
         path = self._path(address)
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            return Entry(data["address"], data["driver"], data["override"], data["lasting"], data["pid"])
+            return _parse(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -73,3 +72,15 @@ class Journal:
 
     def _path(self, address: str) -> Path:
         return self._dir / f"{_name(address)}.json"
+
+
+def _parse(text: str) -> Entry:
+    """Raises ValueError, KeyError or TypeError for what `Journal.write` did not write."""
+    data = json.loads(text)
+    if data["schema"] != SCHEMA:
+        raise ValueError(f"its schema is {data['schema']!r}, not {SCHEMA}")
+    entry = Entry(data["address"], data["driver"], data["override"], data["lasting"], data["pid"])
+    for name in (entry.driver, entry.override):
+        if not isinstance(name, str | None):
+            raise TypeError(f"{name!r} names no driver")
+    return entry
