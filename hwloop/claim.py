@@ -53,6 +53,8 @@ class Claim:
         with held_exclusively(self._sysfs, self.address):
             prepare_driver(self._sysfs, self.driver)
             self._before = self._note(device)
+            # Bound to our driver already, and to stay so: then there is nothing to put back.
+            self._unchanged = (self.driver, device.driver_override) == (self._before.driver, self._before.override)
             self._active = True
             atexit.register(self.give_back)
             try:
@@ -83,7 +85,8 @@ class Claim:
         self._active = False
         atexit.unregister(self.give_back)
         with shield(), self._lock:
-            udev.rebind(self._sysfs, self.address, self._before.driver, override=self._before.override)
+            if not self._unchanged:
+                udev.rebind(self._sysfs, self.address, self._before.driver, override=self._before.override)
             left = self._journal.read(self.address)
             if left is not None and not left.lasting:
                 self._journal.remove(self.address)

@@ -21,7 +21,7 @@ def image(folder: Path, name: str, size: int) -> Path:
 def run_in_guest(*files: str, disks: list[str], qemu: list[str] | None = None, share: Path | None = None) -> None:
     """Run the tests of these files in one guest; their report appears in ours. Asserts that all of them passed."""
     paths = [f"tests/guest/{file}" for file in files]
-    command = ["env", "HWLOOP_GUEST=1", "pytest", "-v", "-p", "no:cacheprovider", *paths]
+    command = ["env", "HWLOOP_GUEST=1", "pytest", "-v", "--durations=12", "-p", "no:cacheprovider", *paths]
     result = vm.run(command, disks=disks, qemu=qemu or [], share=share, timeout=900)
     sys.stdout.write(_text(result.stdout))
     sys.stderr.write(_text(result.stderr))
