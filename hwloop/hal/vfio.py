@@ -84,9 +84,12 @@ class VfioHal(BounceHal):
         vfio.reset_device(self._device)
 
     def close(self) -> None:
-        super().close()
-        # Closing the device's last descriptor clears bus mastering and resets the function (vfio_pci_core_disable).
-        self._resources.close()
+        try:
+            super().close()
+        finally:
+            # Closing the device's last descriptor clears bus mastering and resets the function
+            # (vfio_pci_core_disable); left open, it would keep vfio-pci from giving the device back.
+            self._resources.close()
 
     def _bar_of(self, paddr: int, size: int) -> BarInfo:
         for bar in self._bars.values():
@@ -121,12 +124,15 @@ def _open_container(dev: str) -> int:
         raise SetupError(
             f"cannot open {path}: {os.strerror(error.errno or 0)}", errno=error.errno, remedy=remedy
         ) from error
-    if vfio.api_version(container) != vfio.API_VERSION or not vfio.has_extension(container, vfio.TYPE1V2_IOMMU):
-        os.close(container)
+    try:
+        if vfio.api_version(container) == vfio.API_VERSION and vfio.has_extension(container, vfio.TYPE1V2_IOMMU):
+            return container
         raise SetupError(
             "this kernel's VFIO has no type 1 version 2 IOMMU", remedy="modprobe vfio_iommu_type1, then try again"
         )
-    return container
+    except BaseException:
+        os.close(container)
+        raise
 
 
 def _open_group(dev: str, group: int) -> int:
@@ -150,8 +156,25 @@ def _join(group_fd: int, container: int, group: int) -> None:
             f"IOMMU group {group} is not viable: another device in it is bound to a kernel driver",
             remedy=f"see them with: ls /sys/kernel/iommu_groups/{group}/devices; unbind them or bind them to vfio-pci",
         )
-    vfio.set_container(group_fd, container)
-    vfio.set_iommu(container, vfio.TYPE1V2_IOMMU)
+    try:
+        vfio.set_container(group_fd, container)
+        vfio.set_iommu(container, vfio.TYPE1V2_IOMMU)
+    except OSError as error:
+        raise _join_error(error, group) from error
+
+
+def _join_error(error: OSError, group: int) -> AlreadyUsed | SetupError:
+    if error.errno == errno.EBUSY:
+        return AlreadyUsed(f"IOMMU group {group} is in another container", remedy="end the process that has it")
+    problem = f"the IOMMU of group {group} cannot be used: {os.strerror(error.errno or 0)}"
+    if error.errno == errno.EPERM:
+        return SetupError(
+            f"{problem}, which the kernel says of one that cannot remap interrupts",
+            errno=error.errno,
+            remedy="turn interrupt remapping on, or where that is no danger: "
+            "echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
+        )
+    return SetupError(problem, errno=error.errno, remedy="see: dmesg | grep -i -e vfio -e iommu")
 
 
 def _open_device(group_fd: int, address: str) -> int:

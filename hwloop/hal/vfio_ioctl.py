@@ -126,12 +126,20 @@ def parse_iommu_info(data: bytes) -> IommuInfo:
         kind, _, following = _CAPABILITY_HEADER.unpack_from(data, offset)
         body = offset + _CAPABILITY_HEADER.size
         if kind == _CAP_IOVA_RANGE:
-            count = struct.unpack_from("=I", data, body)[0]
-            ranges = [struct.unpack_from("=QQ", data, body + 8 + 16 * i) for i in range(count)]
-        elif kind == _CAP_DMA_AVAIL:
+            ranges = _ranges_at(data, body)
+        elif kind == _CAP_DMA_AVAIL and body + 4 <= len(data):
             available = struct.unpack_from("=I", data, body)[0]
         offset = following
     return IommuInfo(page_sizes, ranges, available)
+
+
+def _ranges_at(data: bytes, body: int) -> list[tuple[int, int]]:
+    """A count of 32 bits, 4 bytes of padding, and so many pairs as there is room for."""
+    if body + 8 > len(data):
+        return []
+    room = (len(data) - body - 8) // 16
+    count = min(int.from_bytes(data[body : body + 4], "little"), room)
+    return [struct.unpack_from("=QQ", data, body + 8 + 16 * i) for i in range(count)]
 
 
 def map_dma(container: int, vaddr: int, iova: int, size: int, flags: int) -> None:
