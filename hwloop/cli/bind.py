@@ -41,8 +41,10 @@ def restore(target: str | None) -> None:
         address = session.find(target).address
         click.echo(f"{address}: {claim.restore(address) or 'no driver'}")
         return
-    failures = []
-    for address, outcome in claim.restore_all():
+    outcomes, failures = list(claim.restore_all()), []
+    if not outcomes:
+        click.echo("There is nothing to restore.", err=True)
+    for address, outcome in outcomes:
         if isinstance(outcome, OSError):
             failures.append(outcome)
             click.echo(f"hwloop: {outcome.strerror or outcome}", err=True)
