@@ -49,8 +49,8 @@ class Claim:
 
     def _take(self) -> None:
         device = udev.read_pci(self._sysfs, self.address)
-        check_group(self._sysfs, device)
         with held_exclusively(self._sysfs, self.address):
+            check_group(self._sysfs, device)
             prepare_driver(self._sysfs, self.driver)
             self._before = self._note(device)
             # Bound to our driver already, and to stay so: then there is nothing to put back.
