@@ -432,6 +432,16 @@ class RtcFeature(_NamedFlag):
     ALARM = 1 << 0
 
 
+def _every_other_bit(self: IntFlag) -> int:
+    return ~int(self)
+
+
+# `~flag` of Python stops at the highest bit of the class: `offered & ~BlkFeature.RO` would drop VERSION_1 as well. Set
+# afterwards, since the making of an enum class puts Python's own back.
+for _flag in _NamedFlag.__subclasses__():
+    _flag.__invert__ = _every_other_bit  # type: ignore[method-assign, assignment]
+
+
 DEVICE_FEATURES: dict[DeviceType, tuple[str, type[IntFlag]]] = {
     DeviceType.Network: ("VIRTIO_NET_F_", NetFeature),
     DeviceType.Block: ("VIRTIO_BLK_F_", BlkFeature),

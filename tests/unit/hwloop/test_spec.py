@@ -69,6 +69,14 @@ def test_a_status_is_a_number_and_unknown_bits_stay() -> None:
     assert hash(DeviceStatus(3)) == hash(DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER)
 
 
+def test_the_opposite_of_a_flag_has_all_other_bits() -> None:
+    """Python's own has those of the class only, and `offered & ~BlkFeature.RO` would drop VERSION_1."""
+    assert (1 << 64) - 1 & ~BlkFeature.RO == (1 << 64) - 1 - 32
+    assert (Feature.VERSION_1 | BlkFeature.RO) & ~BlkFeature.RO == Feature.VERSION_1
+    assert isinstance(DeviceStatus(15) & ~DeviceStatus.DRIVER_OK, DeviceStatus)
+    assert ~DeviceStatus.DRIVER_OK & DeviceStatus(15) == 11
+
+
 def test_no_interrupt_is_false_as_the_bool_of_seed_000() -> None:
     assert not InterruptStatus(0)
     assert InterruptStatus(3)
