@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from hwloop.errors import TransportError
-from pci import BarInfo, CapabilityInfo, ConfigSpace, MemoryBar
+from pci import CONFIG_SIZE, BarInfo, CapabilityInfo, ConfigSpace, MemoryBar
 
 VENDOR_SPECIFIC = 0x09
 _CAP_BYTES = 16
@@ -78,14 +78,13 @@ def virtio_capabilities(config: ConfigSpace) -> Iterator[VirtioCapability]:
     """Every vendor-specific capability of the function, decoded; nothing is judged yet."""
     for capability in config.capabilities():
         if capability.id == VENDOR_SPECIFIC:
-            decoded = _decode(config, capability)
-            if decoded is not None:
-                yield decoded
+            yield _decode(config, capability)
 
 
-def _decode(config: ConfigSpace, capability: CapabilityInfo) -> VirtioCapability | None:
+def _decode(config: ConfigSpace, capability: CapabilityInfo) -> VirtioCapability:
     position = capability.offset
-    cap_len = capability.private_header & 0xFF
+    # What a capability claims behind the end of the capability area belongs to something else.
+    cap_len = min(capability.private_header & 0xFF, CONFIG_SIZE - position)
     cfg_type = capability.private_header >> 8
     if cap_len < _CAP_BYTES or cfg_type == CfgType.VENDOR_CFG:
         # Too short to say where anything is, or in a format that only its vendor knows.
