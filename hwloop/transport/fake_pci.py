@@ -107,7 +107,7 @@ class FakePciFunction:
     def _structure_at(self, offset: int, width: int, verb: str) -> Structure:
         if not self.config.command & Command.MEMORY_SPACE:
             raise RuleBroken(f"register {offset:#x} was {verb} while memory decoding is off")
-        if self.device.is_resetting and (offset, width, verb) != (_STATUS, 1, "read"):
+        if self.device.is_resetting and (offset, width) != (_STATUS, 1):
             raise RuleBroken(f"register {offset:#x} was {verb} while the device was being reset (4.1.4.3.2)")
         for structure in self.structures:
             if structure.offset <= offset and offset + width <= structure.offset + structure.length:

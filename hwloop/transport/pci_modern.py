@@ -29,7 +29,7 @@ from mmio import (
     Region,
     RegisterBlock,
 )
-from pci import BarInfo, Command, ConfigSpace
+from pci import BarInfo, CapabilityError, Command, ConfigSpace
 
 NO_VECTOR = 0xFFFF
 """VIRTIO_MSI_NO_VECTOR: no interrupt for this event (VIRTIO 1.4, 4.1.5.1.2)."""
@@ -81,7 +81,10 @@ class PciStructures:
     @classmethod
     def find(cls, config: ConfigSpace, bars: Mapping[int, BarInfo]) -> PciStructures:
         """Raises TransportError when one that must be there is missing or unusable."""
-        found = list(virtio_capabilities(config))
+        try:
+            found = list(virtio_capabilities(config))
+        except CapabilityError as error:
+            raise TransportError(str(error), section="4.1.4") from error
         return cls(
             common=require(found, bars, CfgType.COMMON_CFG),
             notify=require(found, bars, CfgType.NOTIFY_CFG),
@@ -190,6 +193,7 @@ class PciTransport(Transport):
         common.queue_desc.write(descriptors)
         common.queue_driver.write(driver_area)
         common.queue_device.write(device_area)
+        self._drop_doorbell(queue)
         self._doorbells[queue] = self._map_doorbell(queue)
         common.queue_enable.write(1)
         if common.queue_enable.read() != 1:
@@ -208,9 +212,7 @@ class PciTransport(Transport):
                 RESET_SECONDS,
                 section="4.1.4.3.2",
             )
-        doorbell = self._doorbells.pop(queue, None)
-        if doorbell is not None:
-            doorbell.close()
+        self._drop_doorbell(queue)
 
     def queue_used(self, queue: int) -> bool:
         return self._select(queue) and self._common.queue_enable.read() == 1
@@ -246,9 +248,8 @@ class PciTransport(Transport):
         writers[width](offset, value)
 
     def close(self) -> None:
-        for doorbell in self._doorbells.values():
-            doorbell.close()
-        self._doorbells.clear()
+        for queue in list(self._doorbells):
+            self._drop_doorbell(queue)
         self._resources.close()
 
     # --- Private ------------------------------------------------------------------------------------------------------
@@ -271,6 +272,11 @@ class PciTransport(Transport):
             )
         base = self._bars[notify.bar].address + notify.offset
         return self._hal.mmio_phys_to_virt(PhysAddr(base + offset), 2, hot=True)
+
+    def _drop_doorbell(self, queue: int) -> None:
+        doorbell = self._doorbells.pop(queue, None)
+        if doorbell is not None:
+            doorbell.close()
 
     def _select(self, queue: int) -> bool:
         """Point the per-queue registers at a queue. False when the device has fewer queues."""
