@@ -1,0 +1,208 @@
+"""A virtqueue between a Hal and a Transport."""
+
+from __future__ import annotations
+
+import pytest
+
+from hwloop.errors import AlreadyUsed, DeviceClosed, InvalidParam, QueueBroken, QueueFull, TransportError
+from hwloop.hal.base import BufferDirection, Dma
+from hwloop.hal.fake import FakeHal
+from hwloop.queue import LARGEST_SIZE, VirtQueue
+from hwloop.spec import DeviceType, PhysAddr
+from hwloop.transport.fake import FakeTransport
+from hwloop.transport.fake_device import MODERN, FakeDevice
+
+
+class Echo(FakeDevice):
+    """Writes the readable bytes back into the writable part."""
+
+    def serve(self, chain: object) -> int:
+        data = chain.read()  # type: ignore[attr-defined]
+        return chain.write(data[: chain.writable_bytes])  # type: ignore[attr-defined, no-any-return]
+
+
+class Bench:
+    """A device with queues of these sizes, and a transport that has negotiated."""
+
+    def __init__(self, *sizes: int) -> None:
+        self.hal = FakeHal()
+        self.device = Echo(self.hal, DeviceType.Console, MODERN, list(sizes), b"")
+        self.transport = FakeTransport(self.device)
+        self.transport.begin_init(MODERN)
+        self.out = Dma(self.hal, 1, BufferDirection.DriverToDevice)
+        self.into = Dma(self.hal, 1, BufferDirection.DeviceToDriver)
+
+    def queue(self, index: int = 0, size: int | None = None) -> VirtQueue:
+        queue = VirtQueue(self.hal, self.transport, index, size)
+        self.transport.finish_init()
+        return queue
+
+    def part(self, buffer: Dma, offset: int, length: int) -> tuple[PhysAddr, int]:
+        return PhysAddr(buffer.paddr + offset), length
+
+
+def test_a_buffer_goes_to_the_device_and_comes_back_with_its_token() -> None:
+    bench = Bench(8)
+    queue = bench.queue()
+    bench.out.view[:5] = b"hello"
+    token = object()
+    queue.add([bench.part(bench.out, 0, 5)], [bench.part(bench.into, 0, 8)], token)
+    assert queue.pop() is None, "the device does not see it yet"
+    queue.submit()
+    assert queue.wait(1.0)
+    assert queue.pop() == (token, 5)
+    assert bytes(bench.into.view[:5]) == b"hello"
+    assert queue.free == 8
+
+
+def test_many_buffers_are_submitted_with_one_notification() -> None:
+    bench = Bench(8)
+    queue = bench.queue()
+    for i in range(4):
+        queue.add([bench.part(bench.out, i, 1)], [], i)
+    assert queue.outstanding == 4
+    queue.submit()
+    assert queue.notifications == 1
+    assert [queue.pop() for _ in range(5)] == [(0, 0), (1, 0), (2, 0), (3, 0), None]
+
+
+def test_submitting_nothing_notifies_nobody() -> None:
+    bench = Bench(8)
+    queue = bench.queue()
+    queue.submit()
+    assert queue.notifications == 0
+
+
+def test_a_device_that_wants_no_notification_gets_none() -> None:
+    bench = Bench(8)
+    queue = bench.queue()
+    ring = bench.device.queues[0].ring
+    assert ring is not None
+    ring.set_used_flags(1)
+    queue.add([bench.part(bench.out, 0, 1)], [], 1)
+    queue.submit()
+    assert queue.notifications == 0
+    bench.device.run(0)
+    assert queue.pop() == (1, 0)
+
+
+def test_we_poll_and_ask_for_no_interrupts() -> None:
+    bench = Bench(8)
+    bench.queue()
+    ring = bench.device.queues[0].ring
+    assert ring is not None
+    assert ring.read_avail_flags() == 1
+
+
+def test_a_full_queue_says_so_and_takes_nothing() -> None:
+    bench = Bench(4)
+    queue = bench.queue()
+    parts = [bench.part(bench.out, i, 1) for i in range(3)]
+    queue.add(parts, [], 1)
+    with pytest.raises(QueueFull, match="Virtqueue is full"):
+        queue.add(parts, [], 2)
+    assert (queue.free, queue.outstanding) == (1, 1)
+
+
+def test_descriptors_and_available_ring_are_memory_that_the_device_only_reads() -> None:
+    bench = Bench(8)
+    bench.queue()
+    state = bench.device.queues[0]
+    bench.hal.translate(state.desc, 16 * 8, False)
+    bench.hal.translate(state.driver, 6 + 2 * 8, False)
+    bench.hal.translate(state.device, 6 + 8 * 8, True)
+    for address in (state.desc, state.driver):
+        with pytest.raises(AssertionError, match="may not write"):
+            bench.hal.translate(address, 1, True)
+    with pytest.raises(AssertionError, match="may not read"):
+        bench.hal.translate(state.device, 1, False)
+
+
+@pytest.mark.parametrize("size", [1, 2, 8, 64, 256, 1024, 32768])
+def test_the_areas_are_aligned_and_apart(size: int) -> None:
+    bench = Bench(size)
+    queue = bench.queue(0, size)
+    state = bench.device.queues[0]
+    assert queue.size == state.size == size
+    assert state.desc % 16 == state.driver % 2 == state.device % 4 == 0
+    assert state.desc + 16 * size <= state.driver
+
+
+@pytest.mark.parametrize(
+    ("largest", "size"), [(1, 1), (3, 2), (100, 64), (256, 256), (1000, LARGEST_SIZE), (32768, 256)]
+)
+def test_without_a_size_the_largest_power_of_two_is_taken(largest: int, size: int) -> None:
+    bench = Bench(largest)
+    assert bench.queue().size == size
+
+
+@pytest.mark.parametrize("size", [0, -1, 3, 100, 128, 1 << 16])
+def test_a_size_that_the_queue_cannot_have_is_the_callers_mistake(size: int) -> None:
+    bench = Bench(64)
+    with pytest.raises(InvalidParam, match="a power of two up to 64"):
+        bench.queue(0, size)
+
+
+@pytest.mark.parametrize(
+    ("largest", "words"), [(0, "no queue 0"), (32769, "32768 is the most"), (65535, "claims 65535")]
+)
+def test_a_size_that_no_queue_can_have_is_the_devices(largest: int, words: str) -> None:
+    bench = Bench(largest)
+    with pytest.raises(TransportError, match=words):
+        bench.queue()
+
+
+def test_a_queue_that_the_device_does_not_have_is_named() -> None:
+    with pytest.raises(TransportError, match="no queue 1"):
+        Bench(8).queue(1)
+
+
+def test_a_queue_is_set_up_once() -> None:
+    bench = Bench(8)
+    queue = bench.queue()
+    with pytest.raises(AlreadyUsed, match="queue 0 is set up already; reset the device first"):
+        VirtQueue(bench.hal, bench.transport, 0)
+    bench.transport.begin_init(MODERN)
+    assert VirtQueue(bench.hal, bench.transport, 0).size == queue.size
+
+
+def test_what_the_device_gets_wrong_breaks_the_queue_for_good() -> None:
+    bench = Bench(8)
+    queue = bench.queue()
+    bench.device.hold = True
+    queue.add([bench.part(bench.out, 0, 1)], [], 1)
+    queue.submit()
+    ring = bench.device.queues[0].ring
+    assert ring is not None
+    ring.put_used(0, 5, 0)
+    ring.set_used_idx(1)
+    for _ in range(2):
+        with pytest.raises(QueueBroken, match=r"queue 0: .*used id not outstanding.*2\.7\.8"):
+            queue.pop()
+
+
+def test_a_dump_has_a_line_for_each_fact() -> None:
+    bench = Bench(8)
+    queue = bench.queue()
+    lines = queue.dump().splitlines()
+    assert "queue 0: size = 8" in lines
+    assert all(line.startswith("queue 0: ") for line in lines)
+
+
+def test_a_closed_queue_gives_its_memory_back_and_does_nothing() -> None:
+    bench = Bench(8)
+    queue = bench.queue()
+    bench.out.close()
+    bench.into.close()
+    bench.transport.reset()
+    queue.close()
+    queue.close()
+    assert bench.hal.leaks() == []
+    for use in (queue.submit, queue.pop, queue.dump, lambda: queue.free, lambda: queue.add([], [], 1)):
+        with pytest.raises(DeviceClosed, match="queue 0 is closed"):
+            use()
+
+
+def test_waiting_ends_when_nothing_comes() -> None:
+    bench = Bench(8)
+    assert bench.queue().wait(0.001) is False
