@@ -24,6 +24,7 @@ from udev import PciDevice, Sysfs
 
 VFIO_DRIVER = "vfio-pci"
 _NODE_SECONDS = 5.0
+_PROBE_SECONDS = 15.0
 _REASONS_SHOWN = 8
 
 
@@ -230,7 +231,7 @@ def _back_to_default(sysfs: Sysfs, address: str) -> None:
         udev.unbind(sysfs, address)
     udev.clear_override(sysfs, address)
     if udev.current_driver(sysfs, address) is None:
-        sysfs.write(sysfs.drivers_probe(), address)
+        sysfs.write(sysfs.drivers_probe(), address, _PROBE_SECONDS)
 
 
 def restore_all(sysfs: Sysfs | None = None, run_dir: Path = RUN_DIR) -> Iterator[tuple[str, str | OSError | None]]:
