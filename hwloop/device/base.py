@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from hwloop.errors import DeviceLost
+from hwloop.errors import DeviceError, DeviceLost
 from hwloop.hal.base import BufferDirection, Dma, Hal, pages_for
 from hwloop.queue import VirtQueue
 from hwloop.signals import shield
@@ -75,12 +75,22 @@ class Device(BaseDriverOps):
             self.negotiated = transport.begin_init(self.SUPPORTED_FEATURES)
             self._set_up()
             transport.finish_init()
-        except BaseException:
-            # FAILED, where the device still answers (VIRTIO 1.4, 3.1.1).
-            with suppress(OSError):
-                transport.fail()
+        except BaseException as error:
+            lost = self._mark_failed()
             self.close()
+            if lost is not None and isinstance(error, DeviceError):
+                # What was wrong with it is only what a device that is gone looks like.
+                raise lost from error
             raise
+
+    def _mark_failed(self) -> DeviceLost | None:
+        """FAILED, where the device still answers (VIRTIO 1.4, 3.1.1); the error where it does not."""
+        with suppress(OSError):
+            try:
+                self.transport.fail()
+            except DeviceLost as lost:
+                return lost
+        return None
 
     @abstractmethod
     def _set_up(self) -> None:
