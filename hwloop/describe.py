@@ -6,6 +6,7 @@ them the device is taken for a moment; a disk that is in use is left alone, and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +18,9 @@ from hwloop.inventory import Record, record_of
 from hwloop.spec import SECTOR_SIZE, DeviceType, feature_names
 from hwloop.transport.pci_capability import (
     STRUCTURES,
-    VirtioCapability,
+    VENDOR_SPECIFIC,
+    decode,
     fault_of,
-    virtio_capabilities,
 )
 from hwloop.transport.pci_modern import PciTransport
 from pci import BarInfo, CapabilityInfo, ConfigSpace, IoBar, PciError, SysfsConfigAccess, parse_resource_file
@@ -81,33 +82,34 @@ def describe(target: str, sysfs: Sysfs | None = None) -> Description:
     with SysfsConfigAccess(sysfs.pci_device(function.address) / "config") as access:
         config = ConfigSpace(access)
         capabilities, fault = _capabilities(config, bars)
-        extended = _extended(config) if config.size > 256 else []
+        extended, extended_fault = _extended(config)
         msix = config.read_msix() if not fault else None
     registers, why_not = _registers(function.address, record, function.type, sysfs)
     return Description(
         record, function.type, capabilities, extended, [bar_as_json(bar) for bar in bars.values()],
-        msix.table_size if msix else 0, registers, why_not, fault,
+        msix.table_size if msix else 0, registers, why_not, fault or extended_fault,
     )  # fmt: skip
 
 
 def _capabilities(config: ConfigSpace, bars: dict[int, BarInfo]) -> tuple[list[dict[str, Any]], str]:
-    """The standard capabilities, and what is wrong with their list."""
+    """The standard capabilities as far as their list goes, and what is wrong with it."""
+    return _until_fault(_capability_as_json(config, capability, bars) for capability in config.capabilities())
+
+
+def _until_fault(entries: Iterator[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
     found: list[dict[str, Any]] = []
     try:
-        virtio = {capability.position: capability for capability in virtio_capabilities(config)}
-        for capability in config.capabilities():
-            found.append(_capability_as_json(capability, virtio.get(capability.offset), bars))
+        found.extend(entries)
     except PciError as error:
         return found, str(error)
     return found, ""
 
 
-def _capability_as_json(
-    capability: CapabilityInfo, virtio: VirtioCapability | None, bars: dict[int, BarInfo]
-) -> dict[str, Any]:
+def _capability_as_json(config: ConfigSpace, capability: CapabilityInfo, bars: dict[int, BarInfo]) -> dict[str, Any]:
     entry: dict[str, Any] = {"offset": capability.offset, "id": capability.id, "name": capability.name}
-    if virtio is None:
+    if capability.id != VENDOR_SPECIFIC:
         return entry
+    virtio = decode(config, capability)
     entry["virtio"] = {
         "structure": virtio.type_name,
         "bar": virtio.bar,
@@ -119,11 +121,11 @@ def _capability_as_json(
     return entry
 
 
-def _extended(config: ConfigSpace) -> list[dict[str, Any]]:
-    return [
+def _extended(config: ConfigSpace) -> tuple[list[dict[str, Any]], str]:
+    return _until_fault(
         {"offset": capability.offset, "id": capability.id, "version": capability.version, "name": capability.name}
         for capability in config.extended_capabilities()
-    ]
+    )
 
 
 def bar_as_json(bar: BarInfo) -> dict[str, Any]:

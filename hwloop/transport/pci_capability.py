@@ -78,10 +78,11 @@ def virtio_capabilities(config: ConfigSpace) -> Iterator[VirtioCapability]:
     """Every vendor-specific capability of the function, decoded; nothing is judged yet."""
     for capability in config.capabilities():
         if capability.id == VENDOR_SPECIFIC:
-            yield _decode(config, capability)
+            yield decode(config, capability)
 
 
-def _decode(config: ConfigSpace, capability: CapabilityInfo) -> VirtioCapability:
+def decode(config: ConfigSpace, capability: CapabilityInfo) -> VirtioCapability:
+    """A vendor-specific capability of a virtio function, taken apart."""
     position = capability.offset
     # What a capability claims behind the end of the capability area belongs to something else.
     cap_len = min(capability.private_header & 0xFF, CONFIG_SIZE - position)

@@ -1,0 +1,233 @@
+"""`hwloop list` and `hwloop info`: what they show, and their JSON, whose schema is stable."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from hwloop.cli.main import run
+from hwloop.lock import DeviceLock
+from hwloop.spec import BlkFeature
+from hwloop.transport.fake_device import MODERN
+from tests.unit.hwloop.machine import DISK, Machine, NewMachine
+
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def machine(new_machine: NewMachine) -> Machine:
+    return new_machine(features=MODERN | BlkFeature.FLUSH | BlkFeature.BLK_SIZE | BlkFeature.SEG_MAX)
+
+
+def as_json(capfd: Output, *arguments: str) -> dict[str, Any]:
+    assert run([*arguments, "--json"]) == 0
+    content: dict[str, Any] = json.loads(capfd.readouterr().out)
+    assert next(iter(content)) == "schema"
+    assert content["schema"] == 1
+    return content
+
+
+# --- list -------------------------------------------------------------------------------------------------------------
+
+LISTED = {
+    "address": DISK,
+    "type": "block",
+    "vendor_id": "1af4",
+    "device_id": "1042",
+    "subsystem_vendor_id": "1af4",
+    "subsystem_id": "1042",
+    "transitional": False,
+    "driver": "virtio-pci",
+    "driver_override": None,
+    "iommu_group": 7,
+    "block_devices": ["vda"],
+    "in_use_by": [],
+    "locked_by": None,
+    "can_take": True,
+    "why_not": None,
+}
+
+
+def test_the_list_as_json_has_this_schema(machine: Machine, capfd: Output) -> None:
+    assert as_json(capfd, "list") == {"schema": 1, "devices": [LISTED]}
+    assert machine.tree.writes == []
+
+
+def test_the_list_is_a_table(machine: Machine, capfd: Output) -> None:
+    assert run(["list"]) == 0
+    header, row = capfd.readouterr().out.splitlines()
+    assert header.split() == ["ADDRESS", "TYPE", "ID", "DRIVER", "GROUP", "DISK", "CAN", "TAKE"]
+    assert row.split() == [DISK, "block", "1af4:1042", "virtio-pci", "7", "vda", "yes"]
+    assert header.index("DISK") == row.index("vda")
+
+
+def test_only_virtio_functions_are_listed_and_unknown_ones_too(machine: Machine, capfd: Output) -> None:
+    machine.tree.add_pci("0000:00:06.0", 0x8086, 0x100E, driver="e1000")
+    machine.tree.add_pci("0000:00:07.0", 0x1AF4, 0x1001, driver="virtio-pci", block="vdb")
+    machine.tree.add_pci("0000:00:08.0", 0x1AF4, 0x107F)
+    machine.tree.add_pci("0000:00:09.0", 0x1AF4, 0x1110)
+    devices = as_json(capfd, "list")["devices"]
+    assert [(device["address"], device["type"], device["transitional"]) for device in devices] == [
+        (DISK, "block", False),
+        ("0000:00:07.0", "block", True),
+        ("0000:00:08.0", "unknown (0x107f)", False),
+    ]
+    assert devices[1]["why_not"] == "0000:00:07.0 has no IOMMU group"
+    assert run(["list"]) == 0
+    assert "no: 0000:00:07.0 has no IOMMU group" in capfd.readouterr().out
+
+
+def test_a_disk_in_use_is_listed_with_the_reason(machine: Machine, capfd: Output) -> None:
+    machine.tree.add_mount("vda", "/mnt/a b")
+    (device,) = as_json(capfd, "list")["devices"]
+    assert (device["can_take"], device["in_use_by"]) == (False, ["mount@vda:/mnt/a b"])
+    assert device["why_not"] == "in use: mount@vda:/mnt/a b"
+
+
+def test_a_device_of_another_hwloop_is_listed_with_its_process(
+    machine: Machine, capfd: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hwloop import inventory, lock
+
+    monkeypatch.setattr(inventory, "lock_holder", lambda address: lock.lock_holder(address, machine.run_dir))
+    with DeviceLock(DISK, machine.run_dir):
+        (device,) = as_json(capfd, "list")["devices"]
+    assert "another hwloop" in device["why_not"]
+    assert isinstance(device["locked_by"], int)
+
+
+def test_a_machine_without_virtio_says_so_and_is_no_error(machine: Machine, capfd: Output) -> None:
+    machine.tree.remove_pci(DISK)
+    assert run(["list"]) == 0
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert "no virtio PCI device" in captured.err
+    assert as_json(capfd, "list") == {"schema": 1, "devices": []}
+
+
+# --- info -------------------------------------------------------------------------------------------------------------
+
+
+def test_info_as_json_has_this_schema(machine: Machine, capfd: Output) -> None:
+    content = as_json(capfd, "info", "vda")
+    assert content["device"] == LISTED
+    assert content["bars"] == [
+        {
+            "index": 4,
+            "kind": "memory",
+            "address": 0x38_0000_0000,
+            "size": 0x4000,
+            "type": "Width64",
+            "prefetchable": True,
+        }
+    ]
+    assert content["features"] == {
+        "offered": "0x300000244",
+        "names": [
+            "VIRTIO_BLK_F_SEG_MAX",
+            "VIRTIO_BLK_F_BLK_SIZE",
+            "VIRTIO_BLK_F_FLUSH",
+            "VIRTIO_F_VERSION_1",
+            "VIRTIO_F_ACCESS_PLATFORM",
+        ],
+    }
+    assert content["queues"] == [{"index": 0, "max_size": 64}]
+    assert content["config"] == {"capacity_bytes": 1 << 20, "capacity": 2048, "seg_max": 126, "blk_size": 512}
+    assert (content["registers_read"], content["why_not"], content["msix_vectors"]) == (True, None, 0)
+    assert content["extended_capabilities"] == []
+    assert set(content) == {
+        "schema", "device", "capabilities", "extended_capabilities", "bars", "msix_vectors", "registers_read",
+        "why_not", "features", "queues", "config",
+    }  # fmt: skip
+
+
+def test_the_capabilities_say_where_each_structure_is(machine: Machine, capfd: Output) -> None:
+    capabilities = as_json(capfd, "info", DISK)["capabilities"]
+    assert [entry["virtio"]["structure"] for entry in capabilities] == [
+        "COMMON_CFG", "ISR_CFG", "NOTIFY_CFG", "DEVICE_CFG",
+    ]  # fmt: skip
+    assert capabilities[2] == {
+        "offset": 0x60,
+        "id": 9,
+        "name": "Vendor Specific",
+        "virtio": {
+            "structure": "NOTIFY_CFG",
+            "bar": 4,
+            "offset": 0x3000,
+            "length": 4,
+            "notify_off_multiplier": 4,
+            "fault": None,
+        },
+    }
+
+
+def test_looking_at_the_registers_changes_none_and_gives_the_device_back(machine: Machine, capfd: Output) -> None:
+    machine.disk.status_writes.clear()
+    as_json(capfd, "info", DISK)
+    assert machine.disk.status_writes == []
+    assert machine.given_back()
+
+
+def test_info_is_readable(machine: Machine, capfd: Output) -> None:
+    assert run(["info", DISK]) == 0
+    text = capfd.readouterr().out
+    for line in (
+        f"{DISK}  block, 1af4:1042 (modern)",
+        "  driver       virtio-pci",
+        "  can take     yes",
+        "  BAR 4  memory  0x0000003800000000  16 KiB, Width64, prefetchable",
+        "Features offered  0x300000244",
+        "  VIRTIO_BLK_F_FLUSH",
+        "  0: up to 64 descriptors",
+    ):
+        assert line in text.splitlines()
+    assert "COMMON_CFG in BAR 4 at 0x0, 0x40 bytes" in text
+
+
+def test_a_disk_in_use_is_described_from_sysfs_alone(machine: Machine, capfd: Output) -> None:
+    machine.tree.add_mount("vda", "/")
+    content = as_json(capfd, "info", DISK)
+    assert (content["registers_read"], content["features"], content["queues"], content["config"]) == (
+        False,
+        None,
+        None,
+        None,
+    )
+    assert content["why_not"] == "in use: mount@vda:/"
+    assert len(content["capabilities"]) == 4
+    assert machine.tree.writes == []
+    assert run(["info", DISK]) == 0
+    assert "were not read: in use: mount@vda:/" in capfd.readouterr().out
+
+
+def test_a_broken_capability_list_is_shown_as_far_as_it_goes(machine: Machine, capfd: Output) -> None:
+    config = machine.tree.sysfs.pci_device(DISK) / "config"
+    data = bytearray(config.read_bytes())
+    data[0x61] = 0x40
+    config.write_bytes(data)
+    machine.function.config.poke(0x61, b"\x40")
+    assert run(["info", DISK]) == 0
+    text = capfd.readouterr().out
+    assert "COMMON_CFG in BAR 4" in text
+    assert "NOTIFY_CFG in BAR 4" in text
+    assert "leads back" in text
+
+
+def test_a_capability_that_cannot_be_used_is_shown_with_the_reason(machine: Machine, capfd: Output) -> None:
+    config = machine.tree.sysfs.pci_device(DISK) / "config"
+    data = bytearray(config.read_bytes())
+    data[0x44] = 7  # the BAR of the common configuration
+    config.write_bytes(data)
+    machine.function.config.poke(0x44, b"\x07")
+    content = as_json(capfd, "info", DISK)
+    assert content["capabilities"][0]["virtio"]["fault"] == "names BAR 7, which the function does not have"
+    assert "COMMON_CFG" in content["why_not"]
+    assert machine.given_back()
+
+
+@pytest.mark.parametrize(("target", "status"), [("0000:00:1f.0", 6), ("vdz", 6), ("no device", 2)])
+def test_what_is_not_there_cannot_be_described(machine: Machine, capfd: Output, target: str, status: int) -> None:
+    assert run(["info", target]) == status
+    assert capfd.readouterr().err.startswith("hwloop: ")
