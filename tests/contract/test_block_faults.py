@@ -95,9 +95,7 @@ def test_a_call_waits_for_a_place_in_a_full_queue(fake: FakeDoor) -> None:
 def test_a_lost_notification_is_made_up_for(fake: FakeDoor) -> None:
     disk = opened(fake)
     fake.device.faults.lose_notifications = 1
-    began = time.monotonic()
     assert disk.read(0, 512) == bytes(512)
-    assert time.monotonic() - began < REQUEST_SECONDS
     assert disk.queues[0].notifications == 2
 
 
@@ -576,12 +574,13 @@ def short_resets(monkeypatch: pytest.MonkeyPatch) -> float:
 def test_a_device_that_never_resets_is_refused_after_one_deadline(fake: FakeDoor, short_resets: float) -> None:
     opened(fake).close()
     fake.device.status = LIVE
+    fake.device.status_writes.clear()
     fake.device.faults.reset_reads = -1
     began = time.monotonic()
     with pytest.raises(DeadlineExpired, match="status 0"):
         fake.reopen()
-    assert short_resets <= time.monotonic() - began < 2 * short_resets
-    assert fake.device.status_writes[-1] == 0, "no FAILED in the middle of the reset"
+    assert short_resets <= time.monotonic() - began < short_resets + 1
+    assert fake.device.status_writes == [0], "one reset, one wait, and no FAILED in the middle of it"
 
 
 def test_memory_is_kept_when_the_reset_at_the_end_does_not_work(fake: FakeDoor, short_resets: float) -> None:
@@ -610,9 +609,8 @@ def test_a_timeout_whose_reset_fails_too_reports_both_and_close_does_not_wait_ag
         disk.wait(token)
     assert isinstance(caught.value.__cause__, DeadlineExpired)
     assert "a request to complete" in str(caught.value.__cause__)
-    began = time.monotonic()
     disk.close()
-    assert time.monotonic() - began < short_resets / 2
+    assert fake.device.status_writes == [0], "one reset, and one wait for it"
     fake.disk = None
     fake.hal = type(fake.hal)()
 
