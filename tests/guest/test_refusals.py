@@ -86,7 +86,7 @@ def test_a_disk_that_is_the_root_of_a_system_is_refused() -> None:
         (root / "bin").mkdir(exist_ok=True)
         shutil.copy(shutil.which("busybox") or "/bin/busybox", root / "bin/busybox")
     script = (
-        f"mkdir -p /tmp/root && mount {node()} /tmp/root && cd /tmp/root && mount --move . / && "
+        f"mkdir -p /tmp/root && mount -o ro {node()} /tmp/root && cd /tmp/root && mount --move . / && "
         "exec chroot . /bin/busybox sh -c '/bin/busybox echo up; exec /bin/busybox sleep 1000'"
     )
     with subprocess.Popen(["unshare", "-m", "sh", "-c", script], stdout=subprocess.PIPE) as process:
