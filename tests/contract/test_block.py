@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+from functools import cache
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.contract.door import Door
 MIB = 1 << 20
 
 
+@cache
 def pattern(length: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(length)
 
@@ -315,15 +317,15 @@ def test_transfers_are_split_to_the_limits_of_the_device(door: Door, size_max: i
     assert disk.wait(disk.submit_read(0, most)) == door.backing(0, most)
 
 
-@pytest.mark.parametrize("queue_size", [4, 8, 1024])
+@pytest.mark.parametrize("queue_size", [4, 8, 256, 1024])
 def test_a_queue_of_any_size_carries_any_transfer(door: Door, queue_size: int) -> None:
-    disk = door.open(MIB, queue_size=queue_size)
-    disk.write(0, pattern(MIB))
+    disk = door.open(2 * MIB, queue_size=queue_size)
+    disk.write(0, pattern(2 * MIB))
     tokens = [disk.submit_read(0, 512) for _ in range(disk.requests_free)]
     assert tokens
-    assert disk.read(0, MIB) == pattern(MIB)
+    assert disk.read(0, 2 * MIB) == pattern(2 * MIB)
     for token in tokens:
-        assert disk.wait(token) == pattern(MIB)[:512]
+        assert disk.wait(token) == pattern(2 * MIB)[:512]
 
 
 # --- Its end ----------------------------------------------------------------------------------------------------------
