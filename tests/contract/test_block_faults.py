@@ -31,8 +31,10 @@ LIVE = DeviceStatus(15)
 """How a driver that ended without a word leaves a device."""
 
 
-def opened(fake: FakeDoor, size: int = MIB, **wants: object) -> VirtioBlk:
+def opened(fake: FakeDoor, size: int = MIB, *, patient: bool = False, **wants: object) -> VirtioBlk:
+    """A disk; a `patient` one for tests whose time depends on another thread."""
     disk = fake.open(size, **wants)
+    disk._request_seconds = 10 if patient else REQUEST_SECONDS
     fake.device.status_writes.clear()
     return disk
 
@@ -75,7 +77,7 @@ def test_a_full_queue_refuses_submissions_until_something_completes(fake: FakeDo
 
 
 def test_a_call_waits_for_a_place_in_a_full_queue(fake: FakeDoor) -> None:
-    disk = opened(fake, queue_size=8)
+    disk = opened(fake, patient=True, queue_size=8)
     fake.device.hold = True
     tokens = [disk.submit_read(0, 512) for _ in range(disk.requests_free)]
 
@@ -232,7 +234,7 @@ def test_an_abandoned_request_leaves_nothing_behind(fake: FakeDoor) -> None:
 
 
 def test_what_other_threads_read_is_not_in_poll(fake: FakeDoor) -> None:
-    disk = opened(fake)
+    disk = opened(fake, patient=True)
     fake.device.hold = True
     helper = threading.Thread(target=disk.read, args=(0, 512))
     helper.start()
@@ -619,7 +621,7 @@ def test_a_timeout_whose_reset_fails_too_reports_both_and_close_does_not_wait_ag
 
 
 def test_two_threads_read_and_write_the_same_disk(fake: FakeDoor) -> None:
-    disk = opened(fake)
+    disk = opened(fake, patient=True)
     problems: list[object] = []
 
     def work(number: int) -> None:
@@ -639,7 +641,7 @@ def test_two_threads_read_and_write_the_same_disk(fake: FakeDoor) -> None:
 
 
 def test_a_thread_that_waits_does_not_keep_others_from_their_work(fake: FakeDoor) -> None:
-    disk = opened(fake)
+    disk = opened(fake, patient=True)
     fake.device.hold = True
     stuck = disk.submit_read(0, 512)
     waiter = threading.Thread(target=disk.wait, args=(stuck, 20))
