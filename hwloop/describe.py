@@ -12,7 +12,7 @@ from typing import Any
 
 from hwloop import session
 from hwloop.config import read_config
-from hwloop.device.blk import FIELD_FEATURES
+from hwloop.device.blk_protocol import FIELD_FEATURES
 from hwloop.errors import HwloopError
 from hwloop.inventory import Record, record_of
 from hwloop.spec import SECTOR_SIZE, DeviceType, feature_names

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import errno
 import threading
-from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import TYPE_CHECKING, Self
 
-from hwloop.config import ConfigStruct, ReadOnly, ReadWrite, read_config
+from hwloop.config import ReadOnly, read_config
 from hwloop.deadline import REQUEST_SECONDS, Deadline
 from hwloop.device.base import BlockDriverOps, Device
+from hwloop.device.blk_protocol import (
+    DEVICE_ID_BYTES,
+    HEADER_BYTES,
+    STATUS_NOT_WRITTEN,
+    BlkConfig,
+    RequestType,
+    RespStatus,
+    checked_block_size,
+)
+from hwloop.device.blk_request import DIRECTIONS, Patience, Request, Slots
 from hwloop.errors import (
     DeviceClosed,
     DeviceError,
@@ -24,7 +32,7 @@ from hwloop.errors import (
     Unsupported,
     WrongToken,
 )
-from hwloop.hal.base import BufferDirection, Dma, Hal
+from hwloop.hal.base import BufferDirection, Hal
 from hwloop.queue import Part
 from hwloop.spec import SECTOR_SIZE, BlkFeature, DeviceStatus, Feature, PhysAddr
 from hwloop.transport.base import Transport
@@ -32,157 +40,12 @@ from hwloop.transport.base import Transport
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-HEADER_BYTES = 16
-DEVICE_ID_BYTES = 20
 LARGEST_TRANSFER = 1 << 20
 """Bytes of one request at most. A device may have to split it into pages, and QEMU gives up behind 1024 pieces."""
-LARGEST_BLOCK = 64 << 10
-_STATUS_NOT_WRITTEN = 0xFF
 _MOST_REQUESTS = 256
 _LEAST_DESCRIPTORS = 3
 """Header, data, status: what a read or a write needs of the queue."""
 _SLICE_SECONDS = 0.01
-_REMIND_SECONDS = 1.0
-
-
-class RequestType(IntEnum):
-    """VIRTIO 1.4, 5.2.6."""
-
-    IN = 0
-    OUT = 1
-    FLUSH = 4
-    GET_ID = 8
-
-
-class RespStatus(IntEnum):
-    """VIRTIO 1.4, 5.2.6."""
-
-    OK = 0
-    IO_ERR = 1
-    UNSUPPORTED = 2
-
-
-class BlkConfig(ConfigStruct):
-    """struct virtio_blk_config (VIRTIO 1.4, 5.2.4)."""
-
-    capacity = ReadOnly(0, 8)
-    size_max = ReadOnly(8, 4)
-    seg_max = ReadOnly(12, 4)
-    cylinders = ReadOnly(16, 2)
-    heads = ReadOnly(18, 1)
-    sectors = ReadOnly(19, 1)
-    blk_size = ReadOnly(20, 4)
-    physical_block_exp = ReadOnly(24, 1)
-    alignment_offset = ReadOnly(25, 1)
-    min_io_size = ReadOnly(26, 2)
-    opt_io_size = ReadOnly(28, 4)
-    writeback = ReadWrite(32, 1)
-    num_queues = ReadOnly(34, 2)
-    max_discard_sectors = ReadOnly(36, 4)
-    max_discard_seg = ReadOnly(40, 4)
-    discard_sector_alignment = ReadOnly(44, 4)
-    max_write_zeroes_sectors = ReadOnly(48, 4)
-    max_write_zeroes_seg = ReadOnly(52, 4)
-    write_zeroes_may_unmap = ReadOnly(56, 1)
-    max_secure_erase_sectors = ReadOnly(60, 4)
-    max_secure_erase_seg = ReadOnly(64, 4)
-    secure_erase_sector_alignment = ReadOnly(68, 4)
-
-
-FIELD_FEATURES: dict[BlkFeature, tuple[ReadOnly, ...]] = {
-    BlkFeature(0): (BlkConfig.capacity,),
-    BlkFeature.SIZE_MAX: (BlkConfig.size_max,),
-    BlkFeature.SEG_MAX: (BlkConfig.seg_max,),
-    BlkFeature.GEOMETRY: (BlkConfig.cylinders, BlkConfig.heads, BlkConfig.sectors),
-    BlkFeature.BLK_SIZE: (BlkConfig.blk_size,),
-    BlkFeature.TOPOLOGY: (
-        BlkConfig.physical_block_exp,
-        BlkConfig.alignment_offset,
-        BlkConfig.min_io_size,
-        BlkConfig.opt_io_size,
-    ),
-    BlkFeature.CONFIG_WCE: (BlkConfig.writeback,),
-    BlkFeature.MQ: (BlkConfig.num_queues,),
-    BlkFeature.DISCARD: (
-        BlkConfig.max_discard_sectors,
-        BlkConfig.max_discard_seg,
-        BlkConfig.discard_sector_alignment,
-    ),
-    BlkFeature.WRITE_ZEROES: (
-        BlkConfig.max_write_zeroes_sectors,
-        BlkConfig.max_write_zeroes_seg,
-        BlkConfig.write_zeroes_may_unmap,
-    ),
-    BlkFeature.SECURE_ERASE: (
-        BlkConfig.max_secure_erase_sectors,
-        BlkConfig.max_secure_erase_seg,
-        BlkConfig.secure_erase_sector_alignment,
-    ),
-}
-"""Which configuration fields exist with which feature; capacity always does."""
-
-
-@dataclass
-class _Request:
-    """One request in flight. `data` is the caller's buffer (or ours), shared at `paddr`; `length` what of it the device
-    must have written for the request to be whole. `listed` requests are those that `poll` tells of; nobody asks for the
-    result of one that is not `wanted`."""
-
-    kind: RequestType
-    slot: int
-    sector: int
-    data: bytearray | memoryview | bytes | None = None
-    paddr: PhysAddr | None = None
-    length: int = 0
-    listed: bool = True
-    wanted: bool = True
-    error: HwloopError | None = None
-
-
-@dataclass
-class _Patience:
-    """A deadline, whether the device was reminded on the way there, and whether a last look was taken at its end."""
-
-    deadline: Deadline
-    reminded: bool = False
-    looked: bool = False
-
-    def is_over(self) -> bool:
-        """Whether the time is over and the caller has looked once more since: a process that was not scheduled for a
-        while must not fail a device that was in time."""
-        if not self.deadline.expired():
-            return False
-        looked, self.looked = self.looked, True
-        return looked
-
-    def wants_another_notification(self) -> bool:
-        """True once: after a second, or half of the time when that is less."""
-        waited = self.deadline.seconds - self.deadline.remaining()
-        if self.reminded or waited < min(_REMIND_SECONDS, self.deadline.seconds / 2):
-            return False
-        self.reminded = True
-        return True
-
-
-@dataclass
-class _Slots:
-    """Header and status memory for a fixed number of requests: headers that the device may only read, status bytes
-    that it may only write."""
-
-    headers: Dma
-    statuses: Dma
-    free: list[int] = field(default_factory=list)
-
-    def fill(self, slot: int, kind: RequestType, sector: int) -> None:
-        header = kind.to_bytes(4, "little") + bytes(4) + sector.to_bytes(8, "little")
-        self.headers.view[slot * HEADER_BYTES : (slot + 1) * HEADER_BYTES] = header
-        self.statuses.view[slot] = _STATUS_NOT_WRITTEN
-
-    def header(self, slot: int) -> Part:
-        return PhysAddr(self.headers.paddr + slot * HEADER_BYTES), HEADER_BYTES
-
-    def status(self, slot: int) -> Part:
-        return PhysAddr(self.statuses.paddr + slot), 1
 
 
 class VirtioBlk(Device, BlockDriverOps):
@@ -211,8 +74,8 @@ class VirtioBlk(Device, BlockDriverOps):
     def __init__(self, transport: Transport, hal: Hal, *, request_seconds: float = REQUEST_SECONDS) -> None:
         self._request_seconds = request_seconds
         self._lock = threading.RLock()
-        self._in_flight: dict[int, _Request] = {}
-        self._done: dict[int, _Request] = {}
+        self._in_flight: dict[int, Request] = {}
+        self._done: dict[int, Request] = {}
         self._next_token = 1
         self._broken: str = ""
         self._cause: HwloopError | None = None
@@ -240,13 +103,13 @@ class VirtioBlk(Device, BlockDriverOps):
         count = min(_MOST_REQUESTS, self._queue.size // 2)
         headers = self._add_buffer(count * HEADER_BYTES, BufferDirection.DriverToDevice)
         statuses = self._add_buffer(count, BufferDirection.DeviceToDriver)
-        self._slots = _Slots(headers, statuses, list(range(count)))
+        self._slots = Slots(headers, statuses, list(range(count)))
 
     def _read_geometry(self) -> tuple[int, int]:
         capacity = read_config(self.transport, BlkConfig.capacity)
         if not self.negotiated & BlkFeature.BLK_SIZE:
             return capacity, SECTOR_SIZE
-        return capacity, _checked_block_size(read_config(self.transport, BlkConfig.blk_size))
+        return capacity, checked_block_size(read_config(self.transport, BlkConfig.blk_size))
 
     def _limit(self, feature: BlkFeature, source: ReadOnly) -> int | None:
         """What the device says, or None when the feature that makes the field exist was not negotiated."""
@@ -379,7 +242,7 @@ class VirtioBlk(Device, BlockDriverOps):
         When it does not complete within `seconds` (default: `request_seconds`), the device is reset: this and all
         other requests in flight fail, and the disk has to be opened again. Raises DeadlineExpired.
         """
-        patience = _Patience(Deadline(self._request_seconds if seconds is None else seconds))
+        patience = Patience(Deadline(self._request_seconds if seconds is None else seconds))
         while True:
             try:
                 return self.complete(token)
@@ -416,7 +279,7 @@ class VirtioBlk(Device, BlockDriverOps):
                     f"{length} bytes are more than one request carries", remedy=f"split at {self.max_transfer()}"
                 )
             self._make_room(2 + len(range(0, length, self._size_max)))
-            request = _Request(kind, self._slots.free.pop(), sector, data, listed=listed)
+            request = Request(kind, self._slots.free.pop(), sector, data, listed=listed)
             token = self._next_token
             try:
                 self._enqueue(request, token)
@@ -437,7 +300,7 @@ class VirtioBlk(Device, BlockDriverOps):
                 return
         raise QueueFull
 
-    def _make_available(self, request: _Request) -> None:
+    def _make_available(self, request: Request) -> None:
         try:
             self._queue.submit()
         except OSError as failure:
@@ -447,11 +310,11 @@ class VirtioBlk(Device, BlockDriverOps):
             self._give_up(error)
             raise error from failure
 
-    def _enqueue(self, request: _Request, token: int) -> None:
+    def _enqueue(self, request: Request, token: int) -> None:
         self._slots.fill(request.slot, request.kind, request.sector)
         readable, writable = [self._slots.header(request.slot)], [self._slots.status(request.slot)]
         if request.data is not None:
-            request.paddr = self.hal.share(request.data, _DIRECTIONS[request.kind])
+            request.paddr = self.hal.share(request.data, DIRECTIONS[request.kind])
             segments = self._segments(request.paddr, len(request.data))
             if request.kind == RequestType.OUT:
                 readable += segments
@@ -470,7 +333,7 @@ class VirtioBlk(Device, BlockDriverOps):
 
     def _run(self, kind: RequestType, sector: int, data: bytearray | memoryview | None) -> bytes:
         """Submit one request, waiting for a place, and wait for its end."""
-        patience = _Patience(Deadline(self._request_seconds))
+        patience = Patience(Deadline(self._request_seconds))
         while True:
             try:
                 token = self._submit(kind, sector, data, listed=False)
@@ -509,7 +372,7 @@ class VirtioBlk(Device, BlockDriverOps):
         if request.wanted:
             self._done[token] = request
 
-    def _verdict(self, request: _Request, written: int) -> HwloopError | None:
+    def _verdict(self, request: Request, written: int) -> HwloopError | None:
         """What the device says of a request; the status byte first, since the length means nothing on an error."""
         status = self._slots.statuses.view[request.slot]
         where = f"{request.kind.name} at sector {request.sector}"
@@ -524,14 +387,14 @@ class VirtioBlk(Device, BlockDriverOps):
             return IoError(f"{where}: the device reports an I/O error", section="5.2.6")
         if status == RespStatus.UNSUPPORTED:
             return Unsupported(f"{where}: the device does not support this request")
-        if status == _STATUS_NOT_WRITTEN:
+        if status == STATUS_NOT_WRITTEN:
             return IoError(f"{where}: the device did not write the status of the request", section="5.2.6")
         return IoError(f"{where}: the device wrote the undefined status {status:#x}", section="5.2.6")
 
-    def _release(self, request: _Request, *, copy: bool) -> None:
+    def _release(self, request: Request, *, copy: bool) -> None:
         """End the sharing of a request's buffer, and free its slot."""
         if request.paddr is not None and request.data is not None:
-            direction = _DIRECTIONS[request.kind] if copy else BufferDirection.DriverToDevice
+            direction = DIRECTIONS[request.kind] if copy else BufferDirection.DriverToDevice
             self.hal.unshare(request.paddr, request.data, direction)
         self._slots.free.append(request.slot)
 
@@ -540,14 +403,14 @@ class VirtioBlk(Device, BlockDriverOps):
             return NotReady(f"request {token} has not completed yet")
         return WrongToken(f"no request has the token {token}, or its result was taken already")
 
-    def _wait_or_give_up(self, token: int, patience: _Patience) -> None:
+    def _wait_or_give_up(self, token: int, patience: Patience) -> None:
         try:
             self._wait_a_little(patience)
         except HwloopError:
             self.abandon(token)
             raise
 
-    def _wait_a_little(self, patience: _Patience) -> None:
+    def _wait_a_little(self, patience: Patience) -> None:
         """Wait a few milliseconds for a completion; other threads get their turn between two calls.
 
         A device that is slow is notified once more, since a lost notification must not cost the request. One that is
@@ -643,12 +506,6 @@ class VirtioBlk(Device, BlockDriverOps):
         return block_id * (self._block_size // SECTOR_SIZE)
 
 
-_DIRECTIONS = {
-    RequestType.IN: BufferDirection.DeviceToDriver,
-    RequestType.GET_ID: BufferDirection.DeviceToDriver,
-    RequestType.OUT: BufferDirection.DriverToDevice,
-}
-
 VirtIoBlkDev = VirtioBlk
 """The name that seed 000 gives the driver."""
 
@@ -660,13 +517,3 @@ def _fault_of(status: DeviceStatus) -> str:
     if not status & DeviceStatus.DRIVER_OK:
         return f"somebody else reset the device, or turned off its bus mastering: its status is {status!r}"
     return ""
-
-
-def _checked_block_size(size: int) -> int:
-    if not SECTOR_SIZE <= size <= LARGEST_BLOCK or size & (size - 1):
-        raise DeviceError(
-            f"the device says that its blocks have {size} bytes, which is no power of two from {SECTOR_SIZE} "
-            f"to {LARGEST_BLOCK}",
-            section="5.2.4",
-        )
-    return size

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cython_ring import Chain
-from hwloop.device.blk import DEVICE_ID_BYTES, HEADER_BYTES, BlkConfig, RequestType, RespStatus
+from hwloop.device.blk_protocol import DEVICE_ID_BYTES, HEADER_BYTES, BlkConfig, RequestType, RespStatus
 from hwloop.hal.fake import FakeHal
 from hwloop.spec import SECTOR_SIZE, BlkFeature, DeviceType
 from hwloop.transport.fake_device import MODERN, FakeDevice, RuleBroken

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from hwloop.device.blk import BlkConfig, RequestType, VirtioBlk
+from hwloop.device.blk import VirtioBlk
+from hwloop.device.blk_protocol import BlkConfig, RequestType
 from hwloop.errors import (
     DeadlineExpired,
     DeviceError,

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from hwloop.config import ConfigStruct, Field, ReadOnly, ReadWrite, WriteOnly, read_config, write_config
-from hwloop.device.blk import FIELD_FEATURES, BlkConfig
+from hwloop.device.blk_protocol import FIELD_FEATURES, BlkConfig
 from hwloop.errors import DriverError, InvalidParam
 
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hwloop.device.blk import RequestType, VirtioBlk
+from hwloop.device.blk import VirtioBlk
+from hwloop.device.blk_protocol import RequestType
 from hwloop.device.fake_blk import FakeBlk
 from hwloop.device.stream import read_range, write_range
 from hwloop.errors import InvalidParam, IoError, ReadOnlyDisk
