@@ -12,13 +12,12 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import udev
 from hwloop.errors import RefusedError, SetupError
 from hwloop.journal import Entry, Journal
 from hwloop.lock import RUN_DIR, DeviceLock
+from hwloop.owner import Owner
 from hwloop.signals import shield
 from udev import PciDevice, Sysfs
 
@@ -28,7 +27,7 @@ _PROBE_SECONDS = 15.0
 _REASONS_SHOWN = 8
 
 
-class Claim:
+class Claim(Owner):
     """The function at `address`, bound to `driver` and held against other processes until `give_back()`.
 
     Raises RefusedError (exit code 3) for a disk in use or a device that another process holds, SetupError for what the
@@ -79,6 +78,9 @@ class Claim:
         if self.driver == VFIO_DRIVER:
             udev.wait_for_node(self._sysfs.dev / "vfio" / str(device.iommu_group), _NODE_SECONDS)
 
+    def close(self) -> None:
+        self.give_back()
+
     def give_back(self) -> None:
         """Bind the device to the driver it had, put `driver_override` back and drop the lock. Idempotent."""
         if not self._active:
@@ -91,14 +93,6 @@ class Claim:
             left = self._journal.read(self.address)
             if left is not None and not left.lasting:
                 self._journal.remove(self.address)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.give_back()
 
 
 def why_in_use(sysfs: Sysfs, address: str) -> list[str]:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hwloop import session
+from hwloop.claim import VFIO_DRIVER
 from hwloop.config import read_config
 from hwloop.device.blk_protocol import FIELD_FEATURES
-from hwloop.errors import HwloopError
 from hwloop.inventory import Record, record_of
 from hwloop.spec import SECTOR_SIZE, DeviceType, feature_names
 from hwloop.transport.pci_capability import (
@@ -145,9 +145,12 @@ def bar_as_json(bar: BarInfo) -> dict[str, Any]:
 def _registers(address: str, record: Record, kind: DeviceType, sysfs: Sysfs) -> tuple[Registers | None, str]:
     if not record.can_take:
         return None, record.why_not
+    if kind != DeviceType.Block and record.driver not in (None, VFIO_DRIVER):
+        # Whether a disk is in use can be found out; a network card's users would only notice.
+        return None, f"driver {record.driver} uses it; take it away first: hwloop unbind {address}"
     try:
         transport, _, resources = session.open_transport(f"pci:{address}", sysfs)
-    except HwloopError as error:
+    except OSError as error:
         return None, str(error)
     with resources:
         return _read_registers(transport, kind), ""

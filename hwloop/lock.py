@@ -6,10 +6,9 @@ import fcntl
 import os
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from hwloop.errors import RefusedError, SetupError
+from hwloop.owner import Owner
 
 RUN_DIR = Path("/run/hwloop")
 
@@ -53,7 +52,7 @@ _LOOKS = 5
 _LOOK_SECONDS = 0.01
 
 
-class DeviceLock:
+class DeviceLock(Owner):
     """Held from construction to `close()`. The kernel drops it when the process dies, however it dies.
 
     Raises RefusedError (EBUSY) at once when another process has it, naming that process.
@@ -95,14 +94,6 @@ class DeviceLock:
             self._path.unlink(missing_ok=True)
         os.close(self._fd)
         self._fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _lock_soon(fd: int) -> bool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from hwloop.errors import DeviceError, DeviceLost
 from hwloop.hal.base import BufferDirection, Dma, Hal, pages_for
+from hwloop.owner import Owner
 from hwloop.queue import VirtQueue
 from hwloop.signals import shield
 from hwloop.spec import DeviceType
@@ -55,7 +55,7 @@ class BlockDriverOps(BaseDriverOps):
         """Returns when everything written so far is on the storage."""
 
 
-class Device(BaseDriverOps):
+class Device(BaseDriverOps, Owner):
     """A driver that owns its transport and its Hal, and closes both, in the order that keeps memory safe.
 
     A subclass sets `SUPPORTED_FEATURES` and implements `_set_up`, which creates its queues with `_add_queue`.
@@ -158,11 +158,3 @@ class Device(BaseDriverOps):
         except BaseException:
             self.hal.quarantine()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -386,7 +386,9 @@ class VirtioBlk(Device, BlockDriverOps):
         if status == RespStatus.IO_ERR:
             return IoError(f"{where}: the device reports an I/O error", section="5.2.6")
         if status == RespStatus.UNSUPPORTED:
-            return Unsupported(f"{where}: the device does not support this request")
+            return IoError(
+                f"{where}: the device does not support this request", errno=errno.EOPNOTSUPP, section="5.2.6"
+            )
         if status == STATUS_NOT_WRITTEN:
             return IoError(f"{where}: the device did not write the status of the request", section="5.2.6")
         return IoError(f"{where}: the device wrote the undefined status {status:#x}", section="5.2.6")

@@ -7,14 +7,14 @@ allocation for those who want bytes.
 from __future__ import annotations
 
 import ctypes
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from enum import Enum
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from hwloop.errors import DeviceClosed, DmaError, InvalidParam
 from hwloop.hal.arena import Arena
+from hwloop.owner import Owner
 from hwloop.spec import PAGE_SIZE, PhysAddr
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def pages_for(size: int) -> int:
     return -(-size // PAGE_SIZE)
 
 
-class Hal(ABC):
+class Hal(Owner):
     """The interface that a back end implements. Owns its memory: `close()` gives all of it back."""
 
     name = ""
@@ -81,14 +81,6 @@ class Hal(ABC):
     @abstractmethod
     def close(self) -> None:
         """`release_memory`, then give up the device. Idempotent."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 # Arenas that a device may still write. Never emptied: once unmapped, their addresses would be used for something else.
@@ -198,7 +190,7 @@ class BounceHal(Hal):
             arena.release(offset)
 
 
-class Dma:
+class Dma(Owner):
     """An allocation that the device can reach, as bytes.
 
     `paddr` is its device address, `vaddr` ours, `size` in bytes, `view` a writable memoryview. Never write a register
@@ -218,11 +210,3 @@ class Dma:
         if free:
             self.view.release()
             free()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

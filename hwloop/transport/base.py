@@ -7,14 +7,14 @@ initialisation with its read-backs and deadlines, and reading the configuration 
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from hwloop.deadline import CONFIG_ATTEMPTS_SECONDS, RESET_SECONDS, Deadline, wait_until
-from hwloop.errors import DeadlineExpired, DeviceLost, FeaturesRefused
+from hwloop.errors import DeadlineExpired, DeviceError, DeviceLost, FeaturesRefused
+from hwloop.owner import Owner
 from hwloop.spec import PAGE_SIZE, DeviceStatus, DeviceType, Feature, InterruptStatus, PhysAddr, feature_names
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ _NEGOTIATING = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER
 _LIVE = _NEGOTIATING | DeviceStatus.FEATURES_OK | DeviceStatus.DRIVER_OK
 
 
-class Transport(ABC):
+class Transport(Owner):
     """A VirtIO transport layer. Owns its register windows: `close()` gives them up, and is idempotent."""
 
     name = ""
@@ -130,10 +130,10 @@ class Transport(ABC):
             raise
         self.reset_pending = False
 
-    def prepare_dma(self) -> None:  # noqa: B027
+    def prepare_dma(self) -> None:
         """Let the device read and write memory. Called once the reset is confirmed; PCI turns on bus mastering."""
 
-    def stop_dma(self) -> None:  # noqa: B027
+    def stop_dma(self) -> None:
         """The opposite of `prepare_dma`, after the last reset. Never fails on a device that is gone."""
 
     def begin_init(self, supported_features: int | Callable[[int], int]) -> int:
@@ -184,7 +184,7 @@ class Transport(ABC):
     def read_consistent(self, f: Callable[[], T], seconds: float = CONFIG_ATTEMPTS_SECONDS) -> T:
         """Call `f`, which reads configuration fields, until the generation is the same before and after it.
 
-        What `f` raises while the generation is stable is raised. Raises DeadlineExpired (VIRTIO 1.4, 2.5.3).
+        What `f` raises while the generation is stable is raised. Raises DeviceError (VIRTIO 1.4, 2.5.3).
         """
         deadline = Deadline(seconds)
         while True:
@@ -195,7 +195,10 @@ class Transport(ABC):
                     raise error
                 return result[0]
             if deadline.expired():
-                raise deadline.error("the device's configuration to stop changing", section="2.5.3")
+                text = f"the configuration of the device did not stop changing for {seconds:g} s"
+                raise DeviceError(text, section="2.5.3")
+                    f"the device's configuration did not stop changing for {seconds:g} s", section="2.5.3"
+                )
 
     def _choose(self, offered: int, supported: int | Callable[[int], int]) -> int:
         chosen = supported(offered) if callable(supported) else offered & supported
@@ -222,14 +225,6 @@ class Transport(ABC):
         raise FeaturesRefused(
             f"the device refused the accepted features ({accepted}) of those it offers ({offered:#x})", section="3.1.1"
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _outcome(f: Callable[[], T]) -> tuple[list[T], OSError | None]:

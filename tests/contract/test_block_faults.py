@@ -257,7 +257,7 @@ def test_what_other_threads_read_is_not_in_poll(fake: FakeDoor) -> None:
         ("undefined_status", IoError, errno.EIO, "undefined status 0x77"),
         ("no_status", IoError, errno.EIO, "did not write the status"),
         ("short_length", IoError, errno.EIO, "wrote 1 of 513 bytes"),
-        ("unsupported", Unsupported, errno.EOPNOTSUPP, "does not support this request"),
+        ("unsupported", IoError, errno.EOPNOTSUPP, "does not support this request"),
     ],
 )
 def test_a_failed_request_is_an_error_and_the_next_one_is_fine(

@@ -35,6 +35,7 @@ STEPS = {
     "hwloop.config": 1,
     "hwloop.size": 1,
     "hwloop.hexdump": 1,
+    "hwloop.owner": 1,
     "hwloop.signals": 1,
     "hwloop.hal": 2,
     "hwloop.transport": 3,

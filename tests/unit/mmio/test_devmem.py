@@ -73,9 +73,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, code: int) -
 
 
 @pytest.mark.parametrize(("code", "advice"), [(errno.EACCES, "run as root$"), (errno.EPERM, "lockdown")])
-def test_a_refused_open_is_explained(
-    memory: Path, monkeypatch: pytest.MonkeyPatch, code: int, advice: str
-) -> None:
+def test_a_refused_open_is_explained(memory: Path, monkeypatch: pytest.MonkeyPatch, code: int, advice: str) -> None:
     refuse(monkeypatch, os, "open", code)
     with pytest.raises(MmioError, match=f"mem cannot be opened: .*{advice}") as caught:
         DevMemWindow(0, 4, memory)

@@ -231,3 +231,11 @@ def test_a_capability_that_cannot_be_used_is_shown_with_the_reason(machine: Mach
 def test_what_is_not_there_cannot_be_described(machine: Machine, capfd: Output, target: str, status: int) -> None:
     assert run(["info", target]) == status
     assert capfd.readouterr().err.startswith("hwloop: ")
+
+
+def test_a_card_that_the_kernel_uses_is_not_taken_to_look_at_it(machine: Machine, capfd: Output) -> None:
+    machine.tree.add_pci("0000:00:06.0", 0x1AF4, 0x1041, driver="virtio-pci", iommu_group=9)
+    content = as_json(capfd, "info", "0000:00:06.0")
+    assert content["features"] is None
+    assert content["why_not"] == "driver virtio-pci uses it; take it away first: hwloop unbind 0000:00:06.0"
+    assert machine.tree.writes == []

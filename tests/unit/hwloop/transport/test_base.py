@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwloop.errors import DeadlineExpired, DeviceLost, FeaturesRefused, IoError
+from hwloop.errors import DeadlineExpired, DeviceError, DeviceLost, FeaturesRefused, IoError
 from hwloop.hal.fake import FakeHal
 from hwloop.spec import PAGE_SIZE, BlkFeature, DeviceStatus, DeviceType, Feature
 from hwloop.transport.fake import FakeTransport
@@ -243,8 +244,9 @@ def test_a_configuration_that_never_settles_is_given_up() -> None:
     transport = Traced()
     transport.device.faults.generation_steps = -1
     began = time.monotonic()
-    with pytest.raises(DeadlineExpired, match=r"configuration to stop changing .*2\.5\.3"):
+    with pytest.raises(DeviceError, match=r"configuration of the device did not stop changing .*2\.5\.3") as caught:
         transport.read_consistent(lambda: 1, 0.05)
+    assert caught.value.errno == errno.EIO
     assert 0.05 <= time.monotonic() - began < 1
 
 
