@@ -197,8 +197,6 @@ class Transport(Owner):
             if deadline.expired():
                 text = f"the configuration of the device did not stop changing for {seconds:g} s"
                 raise DeviceError(text, section="2.5.3")
-                    f"the device's configuration did not stop changing for {seconds:g} s", section="2.5.3"
-                )
 
     def _choose(self, offered: int, supported: int | Callable[[int], int]) -> int:
         chosen = supported(offered) if callable(supported) else offered & supported
