@@ -40,13 +40,14 @@ def read_range(disk: VirtioBlk, offset: int, length: int) -> Iterator[bytes]:
 
 def _read_blocks(disk: VirtioBlk, start: int, end: int) -> Iterator[bytes]:
     tokens: deque[int] = deque()
-    pieces = deque(range(start, end, disk.max_transfer()))
+    pieces = range(start, end, disk.max_transfer())
     try:
         while pieces or tokens:
-            _submit_reads(disk, pieces, end, tokens)
+            pieces = pieces[_submit_reads(disk, pieces, end, tokens) :]
             if not tokens:
                 # Others fill the queue: a call of its own waits for a place.
-                yield disk.read(pieces[0] // SECTOR_SIZE, _length(disk, pieces.popleft(), end))
+                yield disk.read(pieces[0] // SECTOR_SIZE, _length(disk, pieces[0], end))
+                pieces = pieces[1:]
                 continue
             yield disk.wait(tokens[0])
             tokens.popleft()
@@ -55,13 +56,15 @@ def _read_blocks(disk: VirtioBlk, start: int, end: int) -> Iterator[bytes]:
             disk.abandon(token)
 
 
-def _submit_reads(disk: VirtioBlk, pieces: deque[int], end: int, tokens: deque[int]) -> None:
-    while pieces and len(tokens) < _IN_FLIGHT:
+def _submit_reads(disk: VirtioBlk, pieces: range, end: int, tokens: deque[int]) -> int:
+    """Start the next reads, and return how many of the pieces that was."""
+    room = pieces[: _IN_FLIGHT - len(tokens)]
+    for started, position in enumerate(room):
         try:
-            tokens.append(disk.submit_read(pieces[0] // SECTOR_SIZE, _length(disk, pieces[0], end)))
+            tokens.append(disk.submit_read(position // SECTOR_SIZE, _length(disk, position, end)))
         except QueueFull:
-            return
-        pieces.popleft()
+            return started
+    return len(room)
 
 
 def _length(disk: VirtioBlk, position: int, end: int) -> int:
