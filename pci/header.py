@@ -79,6 +79,10 @@ class HeaderType(IntEnum):
         member._name_, member._value_ = "Unrecognised", value
         return member
 
+    def __reduce_ex__(self, protocol: object) -> tuple[type[HeaderType], tuple[int]]:
+        # By value: early releases of Python 3.11 pickle a member by its name, and `Unrecognised` is not one to find.
+        return HeaderType, (int(self),)
+
     @property
     def recognised(self) -> bool:
         """Whether PCI defines this layout."""
