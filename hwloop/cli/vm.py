@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import NoReturn
 
 import click
@@ -17,8 +14,6 @@ from hwloop.vm.boot import ACCELERATORS
 from hwloop.vm.bundle import SLOW_STEPS
 from hwloop.vm.cache import Progress
 from hwloop.vm.machine import MACHINES
-
-_BROKEN_PIPE = 128 + signal.SIGPIPE
 
 _machine = click.option(
     "--machine", type=click.Choice(list(MACHINES)), default="q35", show_default=True, help="The kind of machine."
@@ -84,23 +79,22 @@ def run(
     Its output and errors are passed through as they are; it has no input. The checkout is at /hwloop, which is the
     working directory. After --timeout seconds the status is 124.
     """
-    with _ended_by_signals():
-        result = vm.run(
-            command,
-            disks=disks,
-            qemu=qemu,
-            append=" ".join(append),
-            share=share,
-            timeout=timeout,
-            machine=machine,
-            stdout=sys.stdout.buffer,
-            stderr=sys.stderr.buffer,
-            console=sys.stderr.buffer if console else None,
-            memory=memory,
-            smp=smp,
-            accel=accel,
-            progress=_say_slow_steps,
-        )
+    result = vm.run(
+        command,
+        disks=disks,
+        qemu=qemu,
+        append=" ".join(append),
+        share=share,
+        timeout=timeout,
+        machine=machine,
+        stdout=sys.stdout.buffer,
+        stderr=sys.stderr.buffer,
+        console=sys.stderr.buffer if console else None,
+        memory=memory,
+        smp=smp,
+        accel=accel,
+        progress=_say_slow_steps,
+    )
     sys.exit(result.returncode)
 
 
@@ -109,37 +103,11 @@ def run(
 @click.option("--force", is_flag=True, help="Build everything again, from packages of today.")
 def build(machine: str, force: bool) -> None:
     """Build the VM's image, or what is missing of it, and say where it is and how big."""
-    with _ended_by_signals(), _display() as progress:
+    with _display() as progress:
         guest = vm.build(machine, force=force, progress=progress)
     click.echo(f"kernel  {guest.image.kernel_release}, Python {guest.image.python}")
     click.echo(f"image   {guest.image.folder.parent}")
     click.echo(f"size    {guest.size / (1 << 20):.0f} MiB loaded at each start")
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP leave through the owners of QEMU, with the status that a shell gives for each."""
-    old = {number: signal.signal(number, _raise_exit) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
-    except BrokenPipeError:
-        _forget_output()
-        sys.exit(_BROKEN_PIPE)
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
-def _raise_exit(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
-
-
-def _forget_output() -> None:
-    """Nobody reads it any more; Python would complain when it flushes at its end."""
-    with open("/dev/null", "wb") as null:
-        os.dup2(null.fileno(), sys.stdout.fileno())
 
 
 def _say_slow_steps(step: str) -> None:

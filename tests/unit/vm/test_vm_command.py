@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from hwloop import vm
+from hwloop.cli import main
 from hwloop.cli.vm import group
+from hwloop.signals import unwind_on_signals
 
 
 @pytest.fixture
@@ -59,8 +63,19 @@ def test_an_interruption_exits_as_a_shell_would(
         raise error
 
     monkeypatch.setattr(vm, "run", run)
-    monkeypatch.setattr("hwloop.cli.vm._forget_output", lambda: None)
-    assert CliRunner().invoke(group, ["run", "true"]).exit_code == status
+    monkeypatch.setattr("hwloop.cli.main._stop_writing", lambda ending: ending.exit_code)
+    assert main.run(["vm", "run", "true"]) == status
+
+
+@contextmanager
+def handlers_put_back() -> Iterator[None]:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
@@ -76,10 +91,10 @@ def test_a_signal_leaves_through_the_owners_and_is_in_the_status(
             cleaned.append("up")
 
     monkeypatch.setattr(vm, "run", run)
-    before = signal.getsignal(number)
-    assert CliRunner().invoke(group, ["run", "true"]).exit_code == status
+    with handlers_put_back():
+        unwind_on_signals()
+        assert main.run(["vm", "run", "true"]) == status
     assert cleaned == ["up"]
-    assert signal.getsignal(number) == before
 
 
 def test_only_steps_that_download_are_announced_before_a_run(
