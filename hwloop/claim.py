@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from hwloop.journal import Entry, Journal
 from hwloop.lock import RUN_DIR, DeviceLock
 from hwloop.owner import Owner
 from hwloop.signals import shield
-from udev import PciDevice, Sysfs
+from udev import BlockDevice, PciDevice, Sysfs
 
 VFIO_DRIVER = "vfio-pci"
 _NODE_SECONDS = 5.0
@@ -95,9 +95,9 @@ class Claim(Owner):
                 self._journal.remove(self.address)
 
 
-def why_in_use(sysfs: Sysfs, address: str) -> list[str]:
-    """Why the disks behind the function must not be taken, without opening them; empty when nothing is seen."""
-    return [reason for disk in udev.block_devices_of(sysfs, address) for reason in udev.who_holds(sysfs, disk)]
+def why_in_use(sysfs: Sysfs, disks: Iterable[BlockDevice]) -> list[str]:
+    """Why these disks must not be taken, without opening them; empty when nothing is seen."""
+    return [reason for disk in disks for reason in udev.who_holds(sysfs, disk)]
 
 
 @contextmanager
@@ -107,11 +107,12 @@ def held_exclusively(sysfs: Sysfs, address: str) -> Iterator[None]:
 
     Raises RefusedError, with the reasons that can be seen.
     """
+    disks = udev.block_devices_of(sysfs, address)
+    reasons = why_in_use(sysfs, disks)
+    if reasons:
+        raise _in_use(address, reasons)
     with ExitStack() as stack:
-        for disk in udev.block_devices_of(sysfs, address):
-            reasons = udev.who_holds(sysfs, disk)
-            if reasons:
-                raise _in_use(address, reasons)
+        for disk in disks:
             fd = _open_exclusively(address, disk.name, disk.dev_node)
             if fd is not None:
                 stack.callback(os.close, fd)

@@ -84,7 +84,7 @@ def describe(target: str, sysfs: Sysfs | None = None) -> Description:
         capabilities, fault = _capabilities(config, bars)
         extended, extended_fault = _extended(config)
         msix = config.read_msix() if not fault else None
-    registers, why_not = _registers(function.address, record, function.type, sysfs)
+    registers, why_not = _registers(function, record, sysfs)
     return Description(
         record, function.type, capabilities, extended, [bar_as_json(bar) for bar in bars.values()],
         msix.table_size if msix else 0, registers, why_not, fault or extended_fault,
@@ -142,18 +142,18 @@ def bar_as_json(bar: BarInfo) -> dict[str, Any]:
     }
 
 
-def _registers(address: str, record: Record, kind: DeviceType, sysfs: Sysfs) -> tuple[Registers | None, str]:
+def _registers(function: session.Function, record: Record, sysfs: Sysfs) -> tuple[Registers | None, str]:
     if not record.can_take:
         return None, record.why_not
-    if kind != DeviceType.Block and record.driver not in (None, VFIO_DRIVER):
+    if function.type != DeviceType.Block and record.driver not in (None, VFIO_DRIVER):
         # Whether a disk is in use can be found out; a network card's users would only notice.
-        return None, f"driver {record.driver} uses it; take it away first: hwloop unbind {address}"
+        return None, f"driver {record.driver} uses it; take it away first: hwloop unbind {function.address}"
     try:
-        transport, _, resources = session.open_transport(f"pci:{address}", sysfs)
+        transport, _, resources = session.open_transport(function, sysfs)
     except OSError as error:
         return None, str(error)
     with resources:
-        return _read_registers(transport, kind), ""
+        return _read_registers(transport, function.type), ""
 
 
 def _read_registers(transport: PciTransport, kind: DeviceType) -> Registers:

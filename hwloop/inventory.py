@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import udev
 from hwloop.claim import group_fault, why_in_use
 from hwloop.lock import lock_holder
-from hwloop.spec import VIRTIO_VENDOR_ID, device_type_of_pci_id, is_transitional_pci_id
+from hwloop.spec import device_type_of_pci_id, is_transitional_pci_id, is_virtio_pci_id
 from udev import PciDevice, Sysfs
 
 
@@ -61,14 +61,15 @@ def virtio_functions(sysfs: Sysfs | None = None) -> list[Record]:
     return [
         record_of(sysfs, device)
         for device in udev.list_pci(sysfs)
-        if device.vendor_id == VIRTIO_VENDOR_ID and 0x1000 <= device.device_id <= 0x107F
+        if is_virtio_pci_id(device.vendor_id, device.device_id)
     ]
 
 
 def record_of(sysfs: Sysfs, device: PciDevice) -> Record:
     """The record of one function."""
     device_type = device_type_of_pci_id(device.vendor_id, device.device_id)
-    uses = tuple(why_in_use(sysfs, device.address))
+    disks = udev.block_devices_of(sysfs, device.address)
+    uses = tuple(why_in_use(sysfs, disks))
     locked_by = lock_holder(device.address)
     return Record(
         address=device.address,
@@ -81,7 +82,7 @@ def record_of(sysfs: Sysfs, device: PciDevice) -> Record:
         driver=device.driver,
         driver_override=device.driver_override,
         iommu_group=device.iommu_group,
-        disks=tuple(disk.name for disk in udev.block_devices_of(sysfs, device.address)),
+        disks=tuple(disk.name for disk in disks),
         uses=uses,
         locked_by=locked_by,
         why_not=_why_not(sysfs, device, uses, locked_by),

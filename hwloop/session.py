@@ -15,7 +15,7 @@ from hwloop.errors import InvalidParam, Unsupported
 from hwloop.hal.vfio import VfioHal
 from hwloop.journal import Journal
 from hwloop.signals import shield
-from hwloop.spec import VIRTIO_VENDOR_ID, DeviceType, device_type_of_pci_id
+from hwloop.spec import DeviceType, device_type_of_pci_id, is_virtio_pci_id
 from hwloop.target import Target
 from hwloop.transport.pci_modern import PciTransport
 from pci import ConfigSpace, parse_resource_file
@@ -47,7 +47,8 @@ def find(target: str | Target, sysfs: Sysfs | None = None) -> Function:
     device = udev.read_pci(sysfs, _address_of(parsed, sysfs))
     device_type = device_type_of_pci_id(device.vendor_id, device.device_id)
     if device_type is None:
-        kind = "a virtio device of no known type" if device.vendor_id == VIRTIO_VENDOR_ID else "not a virtio device"
+        virtio = is_virtio_pci_id(device.vendor_id, device.device_id)
+        kind = "a virtio device of no known type" if virtio else "not a virtio device"
         raise Unsupported(
             f"{device.address} ({device.vendor_id:04x}:{device.device_id:04x}) is {kind}", remedy="see: hwloop list"
         )
@@ -79,14 +80,13 @@ def _address_of(target: Target, sysfs: Sysfs) -> str:
     return address
 
 
-def open_transport(target: str | Target, sysfs: Sysfs | None = None) -> tuple[PciTransport, VfioHal, ExitStack]:
-    """Take the function and reach its registers, without initialising the device.
+def open_transport(function: Function, sysfs: Sysfs | None = None) -> tuple[PciTransport, VfioHal, ExitStack]:
+    """Take a function that `find` found, and reach its registers, without initialising the device.
 
     Returns the transport, the Hal and what gives everything back when it is closed. For tools that look at registers;
     to use a device, `open` it.
     """
     sysfs = sysfs or Sysfs()
-    function = find(target, sysfs)
     with ExitStack() as stack:
         with shield():
             claim = Claim(function.address, sysfs=sysfs)
@@ -119,7 +119,7 @@ def open(target: str | Target, sysfs: Sysfs | None = None) -> Device:  # noqa: A
     driver = DRIVERS.get(label)
     with ExitStack() as stack:
         with shield():
-            transport, hal, resources = open_transport(target, sysfs)
+            transport, hal, resources = open_transport(function, sysfs)
             stack.push(resources)
             device = driver(transport, hal)
             device.call_when_closed(stack.pop_all().close)

@@ -179,18 +179,21 @@ TRANSITIONAL_DEVICE_IDS = {
 """PCI device ids of transitional devices (VIRTIO 1.4, 4.1.2.1)."""
 
 
+def is_virtio_pci_id(vendor_id: int, device_id: int) -> bool:
+    """Whether a PCI vendor and device id are those of a virtio device, of whatever type (VIRTIO 1.4, 4.1.2)."""
+    return vendor_id == VIRTIO_VENDOR_ID and 0x1000 <= device_id <= 0x107F
+
+
 def device_type_of_pci_id(vendor_id: int, device_id: int) -> DeviceType | None:
     """The virtio device type of a PCI vendor and device id, or None for what is not virtio.
 
     Any id from 0x1000 to 0x107F of the virtio vendor is a virtio device (VIRTIO 1.4, 4.1.2); one whose type has no
     name here gives None as well.
     """
-    if vendor_id != VIRTIO_VENDOR_ID:
+    if not is_virtio_pci_id(vendor_id, device_id):
         return None
-    if device_id in TRANSITIONAL_DEVICE_IDS:
-        return TRANSITIONAL_DEVICE_IDS[device_id]
-    if not MODERN_DEVICE_ID_BASE < device_id <= 0x107F:
-        return None
+    if is_transitional_pci_id(device_id):
+        return TRANSITIONAL_DEVICE_IDS.get(device_id)
     try:
         return DeviceType.from_id(device_id - MODERN_DEVICE_ID_BASE)
     except DeviceTypeError:

@@ -192,7 +192,7 @@ def test_a_disk_in_use_is_refused_and_not_touched(fake: FakeSysfs, run_dir: Path
             attempt()
         assert (caught.value.errno, exit_code_of(caught.value)) == (errno.EBUSY, 3)
         untouched(fake, run_dir)
-    assert reason in why_in_use(fake.sysfs, DISK)
+    assert reason in why_in_use(fake.sysfs, udev.block_devices_of(fake.sysfs, DISK))
 
 
 def test_many_reasons_are_cut_short(fake: FakeSysfs, run_dir: Path) -> None:

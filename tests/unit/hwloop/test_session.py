@@ -132,7 +132,7 @@ def test_a_device_that_is_gone_at_the_end_is_given_back_all_the_same(machine: Ma
 
 def test_the_registers_can_be_had_without_initialising_the_device(machine: Machine) -> None:
     machine.disk.status_writes.clear()
-    transport, _, resources = session.open_transport(DISK)
+    transport, _, resources = session.open_transport(session.find(DISK))
     with resources:
         assert transport.read_num_queues() == 1
     assert machine.disk.status_writes == []
