@@ -127,9 +127,7 @@ def _open_exclusively(address: str, name: str, node: str) -> int | None:
         if error.errno == errno.EBUSY:
             raise _in_use(address, [f"exclusive@{name}"]) from error
         if error.errno in (errno.EACCES, errno.EPERM):
-            raise SetupError(
-                f"cannot open {node}: {error.strerror}", errno=error.errno, remedy="run as root"
-            ) from error
+            raise SetupError.refused(f"cannot open {node}", error) from error
         if error.errno in (errno.ENOENT, errno.ENXIO):
             return None
         raise

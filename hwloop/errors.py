@@ -8,7 +8,8 @@ errno, and its text says the subject, what is wrong, the value, and what to do a
 from __future__ import annotations
 
 import errno
-from typing import Any
+import os
+from typing import Any, Self
 
 
 class HwloopError(OSError):
@@ -61,6 +62,11 @@ class SetupError(HwloopError):
     """The machine lacks something: a module, a permission, an IOMMU, memory that may be locked."""
 
     default_errno = errno.ENODEV
+
+    @classmethod
+    def refused(cls, what: str, error: OSError, *, remedy: str = "run as root") -> Self:
+        """The system refused `what` we did (`cannot open /dev/vfio/vfio`); it keeps the errno."""
+        return cls(f"{what}: {os.strerror(error.errno or 0)}", errno=error.errno, remedy=remedy)
 
 
 class RefusedError(HwloopError):

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hwloop.errors import SetupError
-from hwloop.lock import RUN_DIR, _name, _run_dir
+from hwloop.lock import RUN_DIR, file_name, make_run_dir
 
 SCHEMA = 1
 
@@ -37,7 +37,7 @@ class Journal:
     def write(self, entry: Entry) -> None:
         """Returns when the entry would survive a crash. Raises SetupError."""
         path = self._path(entry.address)
-        _run_dir(self._dir)
+        make_run_dir(self._dir)
         temporary = path.with_suffix(".new")
         try:
             with open(temporary, "w", encoding="utf-8") as file:
@@ -46,9 +46,7 @@ class Journal:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except OSError as error:
-            raise SetupError(
-                f"cannot write {path}: {error.strerror}", errno=error.errno, remedy="run as root"
-            ) from error
+            raise SetupError.refused(f"cannot write {path}", error) from error
 
     def read(self, address: str) -> Entry | None:
         """The entry of a device, or None. Raises SetupError for a file that cannot be understood."""
@@ -71,7 +69,7 @@ class Journal:
         self._path(address).unlink(missing_ok=True)
 
     def _path(self, address: str) -> Path:
-        return self._dir / f"{_name(address)}.json"
+        return self._dir / f"{file_name(address)}.json"
 
 
 def _parse(text: str) -> Entry:

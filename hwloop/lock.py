@@ -13,24 +13,24 @@ from hwloop.owner import Owner
 RUN_DIR = Path("/run/hwloop")
 
 
-def _run_dir(run_dir: Path) -> Path:
+def make_run_dir(run_dir: Path) -> Path:
+    """The folder of locks and journals, which only root can make. Raises SetupError."""
     try:
         run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
     except OSError as error:
-        raise SetupError(
-            f"cannot create {run_dir}: {error.strerror}", errno=error.errno, remedy="run as root"
-        ) from error
+        raise SetupError.refused(f"cannot create {run_dir}", error) from error
     return run_dir
 
 
-def _name(address: str) -> str:
+def file_name(address: str) -> str:
+    """What the files of a device are called, without their suffix."""
     return address.replace("/", "_")
 
 
 def lock_holder(address: str, run_dir: Path = RUN_DIR) -> int | None:
     """The pid of the process that has the device, or None when nobody has. Needs no privilege."""
     try:
-        fd = os.open(run_dir / f"{_name(address)}.lock", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(run_dir / f"{file_name(address)}.lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:
@@ -59,7 +59,7 @@ class DeviceLock(Owner):
     """
 
     def __init__(self, address: str, run_dir: Path = RUN_DIR) -> None:
-        self._path = _run_dir(run_dir) / f"{_name(address)}.lock"
+        self._path = make_run_dir(run_dir) / f"{file_name(address)}.lock"
         self._fd = -1
         while self._fd < 0:
             self._fd = self._try(address)
@@ -69,9 +69,7 @@ class DeviceLock(Owner):
         try:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise SetupError(
-                f"cannot open {self._path}: {error.strerror}", errno=error.errno, remedy="run as root"
-            ) from error
+            raise SetupError.refused(f"cannot open {self._path}", error) from error
         if not _lock_soon(fd):
             pid = _read_pid(fd)
             os.close(fd)

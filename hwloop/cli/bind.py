@@ -47,9 +47,10 @@ def restore(target: str | None) -> None:
     for address, outcome in outcomes:
         if isinstance(outcome, OSError):
             failures.append(outcome)
-            click.echo(f"hwloop: {outcome.strerror or outcome}", err=True)
         else:
             click.echo(f"{address}: {outcome or 'no driver'}")
+    for failure in failures[1:]:
+        click.echo(f"hwloop: {failure.strerror or failure}", err=True)
     if failures:
         raise failures[0]
 

@@ -155,7 +155,7 @@ class VirtioBlk(Device, BlockDriverOps):
         """
         self._check_range(sector, length, errno.EINVAL)
         data = bytearray(length)
-        self.read_into(sector, data)
+        self._run_split(RequestType.IN, sector, memoryview(data))
         return bytes(data)
 
     def read_into(self, sector: int, buffer: Buffer) -> None:

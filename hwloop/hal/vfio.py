@@ -121,9 +121,7 @@ def _open_container(dev: str) -> int:
         container = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         remedy = "run as root" if error.errno in (errno.EACCES, errno.EPERM) else "modprobe vfio-pci"
-        raise SetupError(
-            f"cannot open {path}: {os.strerror(error.errno or 0)}", errno=error.errno, remedy=remedy
-        ) from error
+        raise SetupError.refused(f"cannot open {path}", error, remedy=remedy) from error
     try:
         if vfio.api_version(container) == vfio.API_VERSION and vfio.has_extension(container, vfio.TYPE1V2_IOMMU):
             return container
@@ -145,9 +143,7 @@ def _open_group(dev: str, group: int) -> int:
                 f"IOMMU group {group} is in use by another process", remedy=f"find it with: fuser -v {path}"
             ) from error
         remedy = "run as root" if error.errno in (errno.EACCES, errno.EPERM) else "bind the device to vfio-pci first"
-        raise SetupError(
-            f"cannot open {path}: {os.strerror(error.errno or 0)}", errno=error.errno, remedy=remedy
-        ) from error
+        raise SetupError.refused(f"cannot open {path}", error, remedy=remedy) from error
 
 
 def _join(group_fd: int, container: int, group: int) -> None:
@@ -181,11 +177,8 @@ def _open_device(group_fd: int, address: str) -> int:
     try:
         return vfio.device_fd(group_fd, address)
     except OSError as error:
-        raise SetupError(
-            f"VFIO does not give out {address}: {error.strerror}",
-            errno=error.errno,
-            remedy=f"bind it first: hwloop bind {address} --driver vfio-pci",
-        ) from error
+        remedy = f"bind it first: hwloop bind {address} --driver vfio-pci"
+        raise SetupError.refused(f"VFIO does not give out {address}", error, remedy=remedy) from error
 
 
 def _map_error(error: OSError, size: int) -> DmaError:

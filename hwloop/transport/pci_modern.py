@@ -28,6 +28,8 @@ from mmio import (
     ReadWrite64LoHi,
     Region,
     RegisterBlock,
+    read_exact,
+    write_exact,
 )
 from pci import BarInfo, CapabilityError, Command, ConfigSpace
 
@@ -236,16 +238,14 @@ class PciTransport(Transport):
         device = self._config_window(offset, width)
         if width == 8:
             return device.read64_lo_hi(offset)
-        readers = {1: device.read8, 2: device.read16, 4: device.read32}
-        return readers[width](offset)
+        return read_exact(device, offset, width)
 
     def write_config_space(self, offset: int, width: int, value: int) -> None:
         device = self._config_window(offset, width)
         if width == 8:
             device.write64_lo_hi(offset, value)
-            return
-        writers = {1: device.write8, 2: device.write16, 4: device.write32}
-        writers[width](offset, value)
+        else:
+            write_exact(device, offset, width, value)
 
     def close(self) -> None:
         for queue in list(self._doorbells):
