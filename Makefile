@@ -52,7 +52,7 @@ types: build
 	$(BIN)/mypy
 
 unit: build
-	$(BIN)/python -m pytest -q -m 'not vm' tests/unit tests/contract
+	$(BIN)/python -m pytest -q -m 'not vm and not qemu' tests/unit tests/contract
 
 check: lint types unit  ## lint, types, and the tests that need no VM: under a minute
 

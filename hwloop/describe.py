@@ -14,6 +14,7 @@ from hwloop import session
 from hwloop.claim import VFIO_DRIVER
 from hwloop.config import read_config
 from hwloop.device.blk_protocol import FIELD_FEATURES
+from hwloop.door.pci import PciPlace
 from hwloop.inventory import Record, record_of
 from hwloop.spec import SECTOR_SIZE, DeviceType, feature_names
 from hwloop.transport.pci_capability import (
@@ -77,6 +78,7 @@ def describe(target: str, sysfs: Sysfs | None = None) -> Description:
     """Describe the device that a target names. Raises what `session.find` raises, and PciError."""
     sysfs = sysfs or Sysfs()
     function = session.find(target, sysfs)
+    assert isinstance(function, PciPlace)
     record = record_of(sysfs, function.device)
     bars = parse_resource_file(function.device.resource)
     with SysfsConfigAccess(sysfs.pci_device(function.address) / "config") as access:
@@ -86,7 +88,7 @@ def describe(target: str, sysfs: Sysfs | None = None) -> Description:
         msix = config.read_msix() if not fault else None
     registers, why_not = _registers(function, record, sysfs)
     return Description(
-        record, function.type, capabilities, extended, [bar_as_json(bar) for bar in bars.values()],
+        record, function.device_type, capabilities, extended, [bar_as_json(bar) for bar in bars.values()],
         msix.table_size if msix else 0, registers, why_not, fault or extended_fault,
     )  # fmt: skip
 
@@ -142,18 +144,19 @@ def bar_as_json(bar: BarInfo) -> dict[str, Any]:
     }
 
 
-def _registers(function: session.Function, record: Record, sysfs: Sysfs) -> tuple[Registers | None, str]:
+def _registers(function: PciPlace, record: Record, sysfs: Sysfs) -> tuple[Registers | None, str]:
     if not record.can_take:
         return None, record.why_not
-    if function.type != DeviceType.Block and record.driver not in (None, VFIO_DRIVER):
+    if function.device_type != DeviceType.Block and record.driver not in (None, VFIO_DRIVER):
         # Whether a disk is in use can be found out; a network card's users would only notice.
         return None, f"driver {record.driver} uses it; take it away first: hwloop unbind {function.address}"
     try:
-        transport, _, resources = session.open_transport(function, sysfs)
+        opened = function.open_transport()
     except OSError as error:
         return None, str(error)
-    with resources:
-        return _read_registers(transport, function.type), ""
+    with opened.resources:
+        assert isinstance(opened.transport, PciTransport)
+        return _read_registers(opened.transport, function.device_type), ""
 
 
 def _read_registers(transport: PciTransport, kind: DeviceType) -> Registers:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cython_ring import RingBroken, SplitRing, split_layout
 from hwloop.errors import AlreadyUsed, DeviceClosed, InvalidParam, QueueBroken, QueueFull, TransportError
 from hwloop.hal.base import BufferDirection, Dma, Hal, pages_for
-from hwloop.spec import Feature, PhysAddr
+from hwloop.hal.interrupt import Interrupt
+from hwloop.spec import PAGE_SIZE, Feature, PhysAddr
 from hwloop.transport.base import Transport
 
 Part = tuple[PhysAddr, int]
@@ -20,12 +22,21 @@ LARGEST_SIZE = 256
 _SPIN_NANOSECONDS = 100_000
 
 
+@dataclass(frozen=True)
+class _Areas:
+    """The memory of a queue, and its three areas, each by device address and by ours."""
+
+    memory: tuple[Dma, ...]
+    desc: tuple[PhysAddr, int]
+    driver: tuple[PhysAddr, int]
+    device: tuple[PhysAddr, int]
+
+
 class VirtQueue:
     """Virtqueue `index` of a device between `begin_init` and its reset.
 
-    `size` descriptors (a power of two), or the largest that the device and `LARGEST_SIZE` allow. The driver area
-    (descriptors and available ring) is memory that the device may only read, the device area (used ring) memory that
-    it writes, so an IOMMU keeps it from rewriting descriptors.
+    `size` descriptors (a power of two), or the largest that the device and `LARGEST_SIZE` allow; on a transport with
+    a fixed queue size, the device's. `interrupts` counts what `use_interrupt` brought.
 
     Raises TransportError when the device has no such queue, InvalidParam for a size that it cannot have, AlreadyUsed
     when the queue is set up already, DmaError.
@@ -37,27 +48,21 @@ class VirtQueue:
         if transport.queue_used(index):
             raise AlreadyUsed(f"queue {index} is set up already", remedy="reset the device first")
         self._transport = transport
-        layout = split_layout(self.size)
-        self._driver = Dma(hal, pages_for(layout.used_offset), BufferDirection.DriverToDevice)
-        self._device = Dma(hal, pages_for(layout.used_bytes), BufferDirection.DeviceToDriver)
+        areas = self._areas = (_legacy_areas if transport.requires_legacy_layout() else _modern_areas)(hal, self.size)
         self.notifications = 0
+        self.interrupts = 0
+        self._interrupt: Interrupt | None = None
         self._ring: SplitRing | None = SplitRing(
             self.size,
-            self._driver.vaddr + layout.desc_offset,
-            self._driver.vaddr + layout.avail_offset,
-            self._device.vaddr,
-            owner=(self._driver, self._device),
+            areas.desc[1],
+            areas.driver[1],
+            areas.device[1],
+            owner=areas.memory,
             platform_order=bool(transport.negotiated & Feature.ORDER_PLATFORM),
         )
         # We poll: ask the device not to interrupt at all.
         self._ring.set_used_notifications(False)
-        transport.queue_set(
-            index,
-            self.size,
-            PhysAddr(self._driver.paddr + layout.desc_offset),
-            PhysAddr(self._driver.paddr + layout.avail_offset),
-            self._device.paddr,
-        )
+        transport.queue_set(index, self.size, areas.desc[0], areas.driver[0], areas.device[0])
 
     @property
     def free(self) -> int:
@@ -101,8 +106,24 @@ class VirtQueue:
             raise QueueBroken(f"queue {self.index}: {error.strerror}", section="2.7.8") from error
 
     def wait(self, seconds: float) -> bool:
-        """Wait for a used buffer, at most so long; naps after a short spin. False when there is none."""
-        return self._live().wait(int(seconds * 1e9), _SPIN_NANOSECONDS)
+        """Wait for a used buffer, at most so long: on the interrupt where one is in use, else with naps after a short
+        spin. False when there is none."""
+        ring, line = self._live(), self._interrupt
+        if line is None:
+            return ring.wait(int(seconds * 1e9), _SPIN_NANOSECONDS)
+        if ring.wait(0, 0):
+            return True
+        if line.wait(seconds):
+            self.interrupts += 1
+            if line.needs_ack:
+                self._transport.ack_interrupt()
+            line.rearm()
+        return ring.wait(0, 0)
+
+    def use_interrupt(self, line: Interrupt | None) -> None:
+        """Wait on this interrupt from now on, and let the device send it; None: poll, and ask it not to."""
+        self._live().set_used_notifications(line is not None)
+        self._interrupt = line
 
     def dump(self) -> str:
         """Both sides of the ring, a line each, for a person who wants to know why nothing completes."""
@@ -114,13 +135,36 @@ class VirtQueue:
         ring, self._ring = self._ring, None
         if ring is not None:
             ring.close()
-            self._driver.close()
-            self._device.close()
+            for memory in self._areas.memory:
+                memory.close()
 
     def _live(self) -> SplitRing:
         if self._ring is None:
             raise DeviceClosed(f"queue {self.index} is closed")
         return self._ring
+
+
+def _modern_areas(hal: Hal, size: int) -> _Areas:
+    """The driver's areas are memory that the device may only read, so an IOMMU keeps it from rewriting descriptors."""
+    layout = split_layout(size)
+    driver = Dma(hal, pages_for(layout.used_offset), BufferDirection.DriverToDevice)
+    device = Dma(hal, pages_for(layout.used_bytes), BufferDirection.DeviceToDriver)
+    return _Areas(
+        (driver, device), _at(driver, layout.desc_offset), _at(driver, layout.avail_offset), _at(device, 0)
+    )  # fmt: skip
+
+
+def _legacy_areas(hal: Hal, size: int) -> _Areas:
+    """One block from a page boundary on, the used ring at the next one (VIRTIO 1.4, 2.7.2)."""
+    layout = split_layout(size, align=PAGE_SIZE)
+    block = Dma(hal, pages_for(layout.used_offset + layout.used_bytes), BufferDirection.Both)
+    return _Areas(
+        (block,), _at(block, layout.desc_offset), _at(block, layout.avail_offset), _at(block, layout.used_offset)
+    )  # fmt: skip
+
+
+def _at(memory: Dma, offset: int) -> tuple[PhysAddr, int]:
+    return PhysAddr(memory.paddr + offset), memory.vaddr + offset
 
 
 def _size_for(transport: Transport, index: int, wanted: int | None) -> int:
@@ -133,6 +177,16 @@ def _size_for(transport: Transport, index: int, wanted: int | None) -> int:
         )
     if wanted is not None and (wanted < 1 or wanted & (wanted - 1) or wanted > largest):
         raise InvalidParam(f"queue {index} cannot have {wanted} descriptors", remedy=f"a power of two up to {largest}")
+    if transport.fixed_queue_size:
+        return _fixed_size(index, largest, wanted)
     size = wanted or min(largest, LARGEST_SIZE)
     # A split queue has a power of two of descriptors (VIRTIO 1.4, 4.1.4.3.2).
     return 1 << (size.bit_length() - 1)
+
+
+def _fixed_size(index: int, largest: int, wanted: int | None) -> int:
+    if largest & (largest - 1):
+        raise TransportError(f"queue {index} has {largest} descriptors, which is no power of two", section="2.7")
+    if wanted not in (None, largest):
+        raise InvalidParam(f"queue {index} cannot have {wanted} descriptors; this transport fixes it at {largest}")
+    return largest

@@ -1,4 +1,4 @@
-"""What a user calls a device: `0000:00:05.0`, `pci:0000:00:05.0`, `vda`, with options behind a question mark."""
+"""What a user calls a device: `0000:00:05.0`, `vda`, `qemu:disk.img?legacy=on`: a kind, a name, and options."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from urllib.parse import parse_qsl
 
 from hwloop.errors import InvalidParam
 
-KINDS = ("pci", "block")
+KINDS = ("pci", "block", "mmio", "qemu", "qtest", "fake", "svirtb")
 _PCI_ADDRESS = re.compile(r"(?:[0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]")
 _BLOCK_NAME = re.compile(r"[a-z][a-z0-9]*")
-_EXAMPLES = "a PCI address (0000:00:05.0), pci:ADDRESS, or the kernel's name of a disk (vda)"
+_EXAMPLES = "a PCI address (0000:00:05.0), the kernel's name of a disk (vda), mmio:0xADDRESS, or qemu:DISK.img"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A parsed target. `kind` is one of `KINDS`; `name` a PCI address or the name of a block device; `options` the
-    `key=value` pairs behind the question mark."""
+    """A parsed target. `kind` is one of `KINDS`; `name` what it is called there: a PCI address, a block device, the
+    address of registers, a path, a size; `options` the `key=value` pairs behind the last question mark."""
 
     kind: str
     name: str
@@ -26,11 +26,14 @@ class Target:
     @classmethod
     def parse(cls, text: str) -> Target:
         """Raises InvalidParam for text that names no device."""
-        body, _, query = text.partition("?")
-        options = _parse_options(text, query)
+        body, options = _split_options(text)
         scheme, separator, rest = body.partition(":")
         if separator and scheme == "pci":
             return cls("pci", _pci_address(rest, text), options)
+        if separator and scheme in KINDS and scheme != "block":
+            if not rest:
+                raise InvalidParam(f"{text!r} has nothing behind {scheme}:", remedy=f"give {_EXAMPLES}")
+            return cls(scheme, rest, options)
         if _PCI_ADDRESS.fullmatch(body):
             return cls("pci", _pci_address(body, text), options)
         name = body.removeprefix("/dev/")
@@ -39,7 +42,7 @@ class Target:
         raise InvalidParam(f"{text!r} names no device", remedy=f"give {_EXAMPLES}")
 
     def __str__(self) -> str:
-        return f"pci:{self.name}" if self.kind == "pci" else self.name
+        return self.name if self.kind == "block" else f"{self.kind}:{self.name}"
 
 
 def _pci_address(text: str, whole: str) -> str:
@@ -48,11 +51,16 @@ def _pci_address(text: str, whole: str) -> str:
     return (text if text.count(":") == 2 else f"0000:{text}").lower()
 
 
-def _parse_options(text: str, query: str) -> dict[str, str]:
-    if not query:
-        return {}
+def _split_options(text: str) -> tuple[str, dict[str, str]]:
+    """A path may have a question mark of its own: options are behind the last one, and have an equals sign."""
+    body, mark, query = text.rpartition("?")
+    if not mark or ("=" not in query and ":" in body):
+        return text, {}
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True)
     except ValueError:
         raise InvalidParam(f"the options of {text!r} are not key=value pairs joined by &") from None
-    return dict(pairs)
+    options = dict(pairs)
+    if len(options) < len(pairs):
+        raise InvalidParam(f"an option of {text!r} is given twice")
+    return body, options

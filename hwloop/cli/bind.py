@@ -38,7 +38,7 @@ def restore(target: str | None) -> None:
     from hwloop import claim, session
 
     if target is not None:
-        address = session.find(target).address
+        address = session.find_in_kernel(target).address
         click.echo(f"{address}: {claim.restore(address) or 'no driver'}")
         return
     outcomes, failures = list(claim.restore_all()), []
@@ -58,6 +58,6 @@ def restore(target: str | None) -> None:
 def _leave(target: str, driver: str | None) -> None:
     from hwloop import claim, session
 
-    address = session.find(target).address
+    address = session.find_in_kernel(target).address
     claim.bind_lastingly(address, driver)
     click.echo(f"{address}: {driver or 'no driver'}; put it back with: hwloop restore {address}")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from hwloop.errors import DeviceClosed, DmaError, InvalidParam
+from hwloop.errors import DeviceClosed, DmaError, InvalidParam, Unsupported
 from hwloop.hal.arena import Arena
 from hwloop.owner import Owner
 from hwloop.spec import PAGE_SIZE, PhysAddr
@@ -20,6 +20,7 @@ from hwloop.spec import PAGE_SIZE, PhysAddr
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from hwloop.hal.interrupt import Interrupt
     from mmio import Region
 
 
@@ -62,6 +63,10 @@ class Hal(Owner):
         that survives the device's removal where there is one.
         """
 
+    def port_region(self, port: int, size: int) -> Region:
+        """The registers of `size` bytes at an I/O port. Raises Unsupported where no ports are reached."""
+        raise Unsupported(f"the {self.name} HAL reaches no I/O ports, so not {port:#x}")
+
     @abstractmethod
     def share(self, buffer: Buffer, direction: BufferDirection) -> PhysAddr:
         """Let the device reach a buffer, and return where it finds it. Raises DmaError."""
@@ -69,6 +74,13 @@ class Hal(Owner):
     @abstractmethod
     def unshare(self, paddr: PhysAddr, buffer: Buffer, direction: BufferDirection) -> None:
         """End a `share`; afterwards the buffer holds what the device wrote."""
+
+    def interrupt(self, vector: int | None = None) -> Interrupt | None:
+        """The device's line (`vector` None) or one of its MSI-X vectors; None where there is none: then poll.
+
+        Raises SetupError when there should be one and it cannot be had. The caller closes it.
+        """
+        return None
 
     @abstractmethod
     def quarantine(self) -> None:

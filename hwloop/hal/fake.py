@@ -29,7 +29,7 @@ class DmaFault(AssertionError):
 
 
 class FakeHal(BounceHal):
-    """`regions` maps a physical address to the registers there. `leaks()` lists what was never given back."""
+    """`regions` maps a physical address to the registers there, `ports` an I/O port. `leaks()` lists what was never given back."""
 
     name = "fake"
     arena_bytes = 1 << 20
@@ -37,6 +37,7 @@ class FakeHal(BounceHal):
     def __init__(self, regions: dict[int, Region] | None = None) -> None:
         super().__init__()
         self.regions = regions or {}
+        self.ports: dict[int, Region] = {}
         self._ranges = iter(_RANGES)
         self.leaked: list[tuple[int, int]] = []
 
@@ -57,10 +58,10 @@ class FakeHal(BounceHal):
         return self.leaked + held
 
     def mmio_phys_to_virt(self, paddr: int, size: int, *, hot: bool = False) -> Region:
-        for base, region in self.regions.items():
-            if base <= paddr and paddr + size <= base + region.size:
-                return Window(region, paddr - base, size)
-        raise DmaError(f"there are no registers of {size:#x} bytes at {paddr:#x}")
+        return _window(self.regions, paddr, size)
+
+    def port_region(self, port: int, size: int) -> Region:
+        return _window(self.ports, port, size)
 
     def _new_arena(self, size: int, direction: BufferDirection) -> Arena:
         memory = AnonymousMemory(size)
@@ -72,6 +73,13 @@ class FakeHal(BounceHal):
         self.leaked += arena.outstanding()
         if isinstance(arena.owner, AnonymousMemory):
             arena.owner.close()
+
+
+def _window(regions: dict[int, Region], address: int, size: int) -> Region:
+    for base, region in regions.items():
+        if base <= address and address + size <= base + region.size:
+            return Window(region, address - base, size)
+    raise DmaError(f"there are no registers of {size:#x} bytes at {address:#x}")
 
 
 def _verb(writable: bool) -> str:

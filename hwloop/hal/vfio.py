@@ -19,7 +19,7 @@ from hwloop.hal.base import BounceHal, BufferDirection
 from hwloop.hal.iova import IovaAllocator
 from hwloop.hal.memory import HUGE_PAGE, AnonymousMemory
 from mmio import FdRegion, MappedFile, Window
-from pci import FdConfigAccess
+from pci import FdConfigAccess, IoBar, MemoryBar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,12 +70,18 @@ class VfioHal(BounceHal):
     def mmio_phys_to_virt(self, paddr: int, size: int, *, hot: bool = False) -> Region:
         """Registers inside a BAR of the function. Those that are not `hot` go through the device's descriptor: each
         access is then a system call, and one to a device that has gone is an error instead of a SIGBUS."""
-        bar = self._bar_of(paddr, size)
+        bar = self._bar_of(MemoryBar, paddr, size)
         region = vfio.region_info(self._device, bar.index)
         offset = paddr - bar.address
         if hot and region.flags & vfio.REGION_FLAG_MMAP:
             return MappedFile(self._device, region.offset + offset, size)
         return Window(FdRegion(self._device, region.offset, region.size), offset, size)
+
+    def port_region(self, port: int, size: int) -> Region:
+        """Registers inside an I/O BAR of the function; each access is a system call of exactly its width."""
+        bar = self._bar_of(IoBar, port, size)
+        region = vfio.region_info(self._device, bar.index)
+        return Window(FdRegion(self._device, region.offset, region.size), port - bar.address, size)
 
     def reset(self) -> None:
         """Reset the function, where it can be reset by itself. Raises SetupError."""
@@ -91,11 +97,16 @@ class VfioHal(BounceHal):
             # (vfio_pci_core_disable); left open, it would keep vfio-pci from giving the device back.
             self._resources.close()
 
-    def _bar_of(self, paddr: int, size: int) -> BarInfo:
+    def _bar_of(self, kind: type[BarInfo], paddr: int, size: int) -> BarInfo:
         for bar in self._bars.values():
-            if bar.address and bar.address <= paddr and paddr + size <= bar.address + bar.size:
+            if (
+                isinstance(bar, kind)
+                and bar.address
+                and bar.address <= paddr
+                and paddr + size <= bar.address + bar.size
+            ):
                 return bar
-        raise InvalidParam(f"{size:#x} bytes at {paddr:#x} are in no BAR of {self.address}")
+        raise InvalidParam(f"{size:#x} bytes at {paddr:#x} are in no {kind.__name__} of {self.address}")
 
     def _new_arena(self, size: int, direction: BufferDirection) -> Arena:
         memory = AnonymousMemory(size)

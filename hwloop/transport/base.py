@@ -31,8 +31,16 @@ class Transport(Owner):
     name = ""
     negotiated = 0
     """The features that `begin_init` settled on, as bits."""
+    fixed_queue_size = False
+    """The device sets the size of its queues, and the driver has to take it (VIRTIO 1.4, 4.1.5.1.3.1)."""
+    config_vector: int | None = None
+    """The MSI-X vector of configuration changes, written before DRIVER_OK; None: no interrupt."""
     reset_pending = False
     """A reset was begun and did not complete: nothing but the status may be touched (VIRTIO 1.4, 4.1.4.3.2)."""
+
+    def __init__(self) -> None:
+        self.queue_vectors: dict[int, int] = {}
+        """Queue index to MSI-X vector; a queue takes its own when it is set up. Others do not interrupt by MSI-X."""
 
     # --- What each transport implements -------------------------------------------------------------------------------
 
@@ -130,6 +138,9 @@ class Transport(Owner):
             raise
         self.reset_pending = False
 
+    def set_config_vector(self) -> None:
+        """Write `config_vector` where there is such a register. Raises TransportError when the device refuses it."""
+
     def prepare_dma(self) -> None:
         """Let the device read and write memory. Called once the reset is confirmed; PCI turns on bus mastering."""
 
@@ -166,8 +177,9 @@ class Transport(Owner):
     def finish_init(self) -> None:
         """Tell the device that the driver is ready: from here on it may process buffers.
 
-        Raises DeviceLost when the device does not stay ready.
+        Raises DeviceLost when the device does not stay ready, TransportError when it refuses `config_vector`.
         """
+        self.set_config_vector()
         self.set_status(_LIVE if self.negotiated & Feature.VERSION_1 else _LIVE & ~DeviceStatus.FEATURES_OK)
         status = self.get_status()
         if status & DeviceStatus.DEVICE_NEEDS_RESET or not status & DeviceStatus.DRIVER_OK:

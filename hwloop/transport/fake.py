@@ -14,6 +14,7 @@ class FakeTransport(Transport):
     name = "fake"
 
     def __init__(self, device: FakeDevice) -> None:
+        super().__init__()
         self.device = device
         self.closed = False
 
@@ -21,7 +22,7 @@ class FakeTransport(Transport):
         return self.device.device_type
 
     def read_device_features(self) -> int:
-        return self.device.features
+        return self.device.offered
 
     def write_driver_features(self, driver_features: int) -> None:
         self.device.write_features(driver_features)

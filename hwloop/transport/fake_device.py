@@ -12,6 +12,8 @@ from cython_ring import Chain, DeviceSideSplit
 from hwloop.hal.fake import FakeHal
 from hwloop.spec import DeviceStatus, DeviceType, Feature, feature_names
 
+_STEPS = (DeviceStatus.ACKNOWLEDGE, DeviceStatus.DRIVER, DeviceStatus.FEATURES_OK, DeviceStatus.DRIVER_OK)
+
 
 class RuleBroken(AssertionError):
     """The driver did what the specification forbids; the text names the section."""
@@ -73,8 +75,15 @@ class FakeDevice:
         self.driver_features = 0
         self.generation = 0
         self.bus_master = False
+        self.legacy = False
+        """Driven through a legacy interface: 32 features, no FEATURES_OK. A register bank of that kind sets it."""
         self._resetting = 0
         self.status_writes: list[int] = []
+
+    @property
+    def offered(self) -> int:
+        """The features that the interface in use can show."""
+        return self.features & 0xFFFF_FFFF if self.legacy else self.features
 
     @property
     def is_resetting(self) -> bool:
@@ -113,14 +122,16 @@ class FakeDevice:
         self.status = self._kept(new)
 
     def _check_step(self, new: DeviceStatus) -> None:
-        order = (DeviceStatus.ACKNOWLEDGE, DeviceStatus.DRIVER, DeviceStatus.FEATURES_OK, DeviceStatus.DRIVER_OK)
+        if self.legacy and new & DeviceStatus.FEATURES_OK:
+            raise RuleBroken(f"status {new!r} has a bit that a legacy device does not know (3.1.2)")
+        order = [step for step in _STEPS if not (self.legacy and step == DeviceStatus.FEATURES_OK)]
         missing = False
         for step in order:
             if missing and new & step:
                 raise RuleBroken(f"status {new!r} skips a step of initialisation (3.1.1)")
             missing = missing or not new & step
         accepting = new & DeviceStatus.FEATURES_OK and not self.status & DeviceStatus.FEATURES_OK
-        if accepting and self.features & ~self.driver_features & Feature.VERSION_1:
+        if accepting and self.offered & ~self.driver_features & Feature.VERSION_1:
             raise RuleBroken("VERSION_1 is offered and was not accepted (6.1)")
 
     def _kept(self, new: DeviceStatus) -> DeviceStatus:
@@ -133,10 +144,10 @@ class FakeDevice:
     def write_features(self, value: int) -> None:
         """VIRTIO 1.4, 2.2.1 and 3.1.1."""
         self._refuse_if_resetting()
-        if value & ~self.features:
-            names = feature_names(value & ~self.features, self.device_type)
+        if value & ~self.offered:
+            names = feature_names(value & ~self.offered, self.device_type)
             raise RuleBroken(f"features were accepted that are not offered: {names} (2.2.1)")
-        if not self.status & DeviceStatus.DRIVER or self.status & DeviceStatus.FEATURES_OK:
+        if not self.status & DeviceStatus.DRIVER or self.status & (DeviceStatus.FEATURES_OK | DeviceStatus.DRIVER_OK):
             raise RuleBroken(f"features were written while the status was {self.status!r} (3.1.1)")
         self.driver_features = value
 
@@ -152,7 +163,7 @@ class FakeDevice:
         return int.from_bytes(self.config[offset : offset + width], "little")
 
     def write_config(self, offset: int, width: int, value: int) -> None:
-        if not self.status & DeviceStatus.FEATURES_OK:
+        if not self.status & self._negotiated_step:
             raise RuleBroken("the configuration was written before FEATURES_OK (3.1.1)")
         self.config[offset : offset + width] = value.to_bytes(width, "little")
 
@@ -165,7 +176,7 @@ class FakeDevice:
         if queue.enabled:
             raise RuleBroken(f"queue {index} was enabled twice (4.1.4.3.2)")
         late = self.status & DeviceStatus.DRIVER_OK and not queue.was_reset
-        if not self.status & DeviceStatus.FEATURES_OK or late:
+        if not self.status & self._negotiated_step or late:
             raise RuleBroken(f"queue {index} was enabled while the status was {self.status!r} (3.1.1)")
         if not 0 < queue.size <= queue.max_size or queue.size & (queue.size - 1):
             raise RuleBroken(f"queue {index} was given {queue.size} descriptors of {queue.max_size} (4.1.4.3.2)")
@@ -219,6 +230,11 @@ class FakeDevice:
     def serve(self, chain: Chain) -> int:
         """Do what a buffer asks for; returns how many bytes were written."""
         raise NotImplementedError
+
+    @property
+    def _negotiated_step(self) -> DeviceStatus:
+        """The status bit that shows that features are settled; a legacy device has none, and takes DRIVER for it."""
+        return DeviceStatus.DRIVER if self.legacy else DeviceStatus.FEATURES_OK
 
     # --- Private ------------------------------------------------------------------------------------------------------
 

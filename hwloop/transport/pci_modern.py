@@ -106,6 +106,7 @@ class PciTransport(Transport):
     name = "pci"
 
     def __init__(self, hal: Hal, config: ConfigSpace, bars: Mapping[int, BarInfo]) -> None:
+        super().__init__()
         self._config = config
         self._device_type = _virtio_type(config)
         self.structures = PciStructures.find(config, bars)

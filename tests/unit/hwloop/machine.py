@@ -14,6 +14,7 @@ import pytest
 from hwloop import claim, describe, inventory, session
 from hwloop.device.blk import VirtioBlk
 from hwloop.device.fake_blk import FakeBlk
+from hwloop.door import pci as pci_door
 from hwloop.hal.fake import FakeHal
 from hwloop.transport.fake_pci import BAR_ADDRESS, BAR_INDEX, BAR_SIZE, FakePciFunction
 from pci import BarInfo, BytesConfigAccess
@@ -50,8 +51,8 @@ class Machine:
     def _join(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for module in (session, claim, inventory, describe):
             monkeypatch.setattr(module, "Sysfs", lambda: self.tree.sysfs)
-        monkeypatch.setattr(session, "VfioHal", self._new_hal)
-        monkeypatch.setattr(session, "Claim", partial(claim.Claim, run_dir=self.run_dir))
+        monkeypatch.setattr(pci_door, "VfioHal", self._new_hal)
+        monkeypatch.setattr(pci_door, "Claim", partial(claim.Claim, run_dir=self.run_dir))
         monkeypatch.setattr(claim.restore, "__defaults__", (None, self.run_dir))
         monkeypatch.setattr(claim.restore_all, "__defaults__", (None, self.run_dir))
         monkeypatch.setattr(claim.bind_lastingly, "__defaults__", (None, self.run_dir))

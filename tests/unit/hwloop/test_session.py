@@ -13,6 +13,7 @@ import pytest
 import hwloop
 from hwloop import session
 from hwloop.device.blk import VirtioBlk
+from hwloop.door import pci as pci_door
 from hwloop.errors import (
     DeviceError,
     FeaturesRefused,
@@ -50,7 +51,7 @@ def test_a_target_may_be_parsed_already(machine: Machine) -> None:
 
 def test_finding_a_device_changes_nothing(machine: Machine) -> None:
     found = session.find("vda")
-    assert (found.address, found.type) == (DISK, DeviceType.Block)
+    assert (found.name, found.device_type) == (DISK, DeviceType.Block)
     assert machine.tree.writes == []
 
 
@@ -118,7 +119,7 @@ def test_a_machine_without_vfio_is_left_as_it_was(machine: Machine, monkeypatch:
     def refuse(*arguments: Any) -> None:
         raise SetupError("no VFIO")
 
-    monkeypatch.setattr(session, "VfioHal", refuse)
+    monkeypatch.setattr(pci_door, "VfioHal", refuse)
     with pytest.raises(SetupError, match="no VFIO"):
         hwloop.open(DISK)
     assert machine.given_back()
@@ -132,9 +133,9 @@ def test_a_device_that_is_gone_at_the_end_is_given_back_all_the_same(machine: Ma
 
 def test_the_registers_can_be_had_without_initialising_the_device(machine: Machine) -> None:
     machine.disk.status_writes.clear()
-    transport, _, resources = session.open_transport(session.find(DISK))
-    with resources:
-        assert transport.read_num_queues() == 1
+    opened = session.find(DISK).open_transport()
+    with opened.resources:
+        assert opened.transport.max_queue_size(0) == 64
     assert machine.disk.status_writes == []
     assert machine.given_back()
 

@@ -1,0 +1,101 @@
+"""What every door has: it finds the place that a target names, and opens it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from hwloop.device import DRIVERS, Device
+from hwloop.errors import InvalidParam, Unsupported
+from hwloop.hal.base import Hal
+from hwloop.signals import shield
+from hwloop.spec import DeviceType
+from hwloop.target import Target
+from hwloop.transport.base import Transport
+
+SWITCH = ("on", "off")
+"""The values of an option that is a switch."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A device whose registers are reached and which is not initialised. Closing `resources` gives everything back."""
+
+    transport: Transport
+    hal: Hal
+    resources: ExitStack
+
+
+class Place(ABC):
+    """One device that a target names, not opened. Making a place opens and changes nothing."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return str(self.target)
+
+    @property
+    def device_type(self) -> DeviceType | None:
+        """What kind of device it is, where that can be known before it is opened."""
+        return None
+
+    @abstractmethod
+    def open_transport(self) -> Opened:
+        """Take the device and reach its registers, without initialising it; for tools that look at registers.
+
+        Raises RefusedError for a device in use, SetupError for what the machine lacks, TransportError.
+        """
+
+    def open(self) -> Device:
+        """Take the device, initialise it and return its driver, which gives everything back when it is closed.
+
+        Raises as `open_transport`; Unsupported for a device that we have no driver for; DeviceError.
+        """
+        if self.device_type is not None:
+            self._driver(self.device_type)
+        with ExitStack() as stack:
+            with shield():
+                opened = self.open_transport()
+                stack.push(opened.resources)
+                device = self._driver(opened.transport.device_type())(opened.transport, opened.hal)
+                device.call_when_closed(stack.pop_all().close)
+                stack.push(device)
+            # A signal that came meanwhile was raised at the end of the shield, and `stack` has given everything back.
+            stack.pop_all()
+        return device
+
+    def _driver(self, device_type: DeviceType) -> type[Device]:
+        label = device_type.label
+        if label not in DRIVERS:
+            raise Unsupported(f"hwloop has no driver for {label} devices ({self.name})", remedy="see: hwloop list")
+        return DRIVERS.get(label)
+
+
+class KernelPlace(Place):
+    """A device that the kernel of this machine knows: it can be bound to a driver, and given back.
+
+    `bus` is `pci` or `platform`, `address` its name there.
+    """
+
+    bus = "pci"
+    address = ""
+
+    @property
+    def name(self) -> str:
+        return self.address
+
+
+def check_options(target: Target, known: Mapping[str, tuple[str, ...] | None]) -> None:
+    """Refuse options that the door does not have. `known` gives the values of each; None: any. Raises InvalidParam."""
+    for key, value in target.options.items():
+        if key not in known:
+            choice = f"there is: {', '.join(known)}" if known else f"{target.kind}: takes none"
+            raise InvalidParam(f"no option is called {key!r}", remedy=choice)
+        allowed = known[key]
+        if allowed is not None and value not in allowed:
+            raise InvalidParam(f"option {key} cannot be {value!r}", remedy=f"choose one of: {', '.join(allowed)}")

@@ -1,0 +1,26 @@
+"""The line or message by which a device calls its driver, as a Hal offers it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from hwloop.owner import Owner
+
+
+class Interrupt(Owner):
+    """One interrupt of one device. `kind` is `intx`, `msix` or `mmio`.
+
+    `needs_ack`: the device holds its line until its interrupt status was read (and, on MMIO, acknowledged), so the
+    driver calls `Transport.ack_interrupt` before `rearm`.
+    """
+
+    kind = ""
+    needs_ack = True
+
+    @abstractmethod
+    def wait(self, seconds: float) -> bool:
+        """Wait at most so long; True when the device has interrupted since the last time. Raises DeviceLost."""
+
+    @abstractmethod
+    def rearm(self) -> None:
+        """Let the device interrupt again. An interrupt that came meanwhile shows in the next `wait`."""
