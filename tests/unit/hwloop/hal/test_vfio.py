@@ -319,7 +319,7 @@ def test_a_doorbell_is_mapped_where_the_region_can_be(kernel: Kernel) -> None:
     ("address", "size"), [(0, 4), (0x10, 4), (0x38_0000_4000, 4), (0x38_0000_3FFE, 4), (1 << 63, 1)]
 )
 def test_registers_outside_every_bar_are_refused(kernel: Kernel, address: int, size: int) -> None:
-    with kernel.hal() as hal, pytest.raises(InvalidParam, match=f"in no BAR of {DISK}"):
+    with kernel.hal() as hal, pytest.raises(InvalidParam, match=f"in no MemoryBar of {DISK}"):
         hal.mmio_phys_to_virt(PhysAddr(address), size)
 
 
