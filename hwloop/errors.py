@@ -21,8 +21,11 @@ class HwloopError(OSError):
 
     default_errno = errno.EIO
     exit_code = 6
+    text = ""
+    """What an error without a sentence of its own says: for those that the seeds name, the seeds' words."""
 
-    def __init__(self, problem: str, *, errno: int | None = None, remedy: str = "") -> None:
+    def __init__(self, problem: str = "", *, errno: int | None = None, remedy: str = "") -> None:
+        problem = problem or self.text or type(self).__name__
         code = self.default_errno if errno is None else errno
         text = f"{problem}; {remedy}" if remedy else problem
         super().__init__(code, text)
@@ -52,7 +55,8 @@ class DeviceError(HwloopError):
 
     exit_code = 4
 
-    def __init__(self, problem: str, *, errno: int | None = None, remedy: str = "", section: str = "") -> None:
+    def __init__(self, problem: str = "", *, errno: int | None = None, remedy: str = "", section: str = "") -> None:
+        problem = problem or self.text
         text = f"{problem} (VIRTIO 1.4, {section})" if section else problem
         super().__init__(text, errno=errno, remedy=remedy)
         self.section = section
@@ -82,29 +86,37 @@ class RefusedError(HwloopError):
 class InvalidParam(DriverError):
     """An argument out of its range or of the wrong shape."""
 
+    text = "Invalid parameter"
+
 
 class QueueFull(DriverError):
     """No descriptors are free; take completions, then try again."""
 
     default_errno = errno.EAGAIN
 
-    def __init__(self, problem: str = "Virtqueue is full", *, remedy: str = "complete a request first") -> None:
+    text = "Virtqueue is full"
+
+    def __init__(self, problem: str = "", *, remedy: str = "complete a request first") -> None:
         super().__init__(problem, remedy=remedy)
 
 
 class NotReady(DriverError):
     """The request has not completed yet."""
 
+    text = "Device not ready"
     default_errno = errno.EAGAIN
 
 
 class WrongToken(DriverError):
     """The token does not name a request that is outstanding."""
 
+    text = "Device used a different descriptor chain to the one we were expecting"
+
 
 class AlreadyUsed(DriverError):
     """The queue, device or region has an owner already."""
 
+    text = "Virtqueue is already in use"
     default_errno = errno.EBUSY
     exit_code = 3
 
@@ -112,6 +124,7 @@ class AlreadyUsed(DriverError):
 class Unsupported(DriverError):
     """The device did not offer what this needs."""
 
+    text = "Request not supported by device"
     default_errno = errno.EOPNOTSUPP
 
 
@@ -130,9 +143,13 @@ class DeviceClosed(DriverError):
 class ConfigSpaceMissing(DeviceError):
     """The device has no device-specific configuration space."""
 
+    text = "The device doesn't have any config space, but the driver expects some"
+
 
 class ConfigSpaceTooSmall(DeviceError):
     """The device-specific configuration space ends before the field."""
+
+    text = "Config space advertised by the device is smaller than expected"
 
 
 # --- The device's -----------------------------------------------------------------------------------------------------
@@ -140,6 +157,16 @@ class ConfigSpaceTooSmall(DeviceError):
 
 class IoError(DeviceError):
     """The device completed a request and reported that it failed."""
+
+    text = "I/O error"
+
+
+class SocketDeviceError(DeviceError):
+    """The socket device refused or ended a connection; `reason` says how (VIRTIO 1.4, 5.10)."""
+
+    def __init__(self, reason: str, *, errno: int | None = None) -> None:
+        super().__init__(f"Error from the socket device: {reason}", errno=errno, section="5.10")
+        self.reason = reason
 
 
 class TransportError(DeviceError):
@@ -183,6 +210,7 @@ class DeadlineExpired(DeviceError):
 class DmaError(SetupError):
     """Memory could not be allocated, pinned or mapped for the device."""
 
+    text = "Failed to allocate DMA memory"
     default_errno = errno.ENOMEM
 
 

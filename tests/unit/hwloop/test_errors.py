@@ -55,7 +55,33 @@ def test_each_error_has_its_errno_and_its_exit_status(name: str) -> None:
 
 def test_every_error_of_the_module_is_in_the_table() -> None:
     own = {name for name, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, HwloopError)}
-    assert own - {"QueueFull", "DeadlineExpired"} == set(EXPECTED)
+    assert own - {"QueueFull", "DeadlineExpired", "SocketDeviceError"} == set(EXPECTED)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("QueueFull", "Virtqueue is full"),
+        ("NotReady", "Device not ready"),
+        ("WrongToken", "Device used a different descriptor chain to the one we were expecting"),
+        ("AlreadyUsed", "Virtqueue is already in use"),
+        ("InvalidParam", "Invalid parameter"),
+        ("DmaError", "Failed to allocate DMA memory"),
+        ("IoError", "I/O error"),
+        ("Unsupported", "Request not supported by device"),
+        ("ConfigSpaceTooSmall", "Config space advertised by the device is smaller than expected"),
+        ("ConfigSpaceMissing", "The device doesn't have any config space, but the driver expects some"),
+    ],
+)
+def test_an_error_without_a_sentence_of_its_own_has_the_words_of_seed_004(name: str, text: str) -> None:
+    assert getattr(errors, name)().problem == text
+    assert str(getattr(errors, name)("the disk is odd")).startswith("the disk is odd")
+
+
+def test_an_error_of_the_socket_device_says_whose_it_is() -> None:
+    error = errors.SocketDeviceError("not connected")
+    assert error.problem.startswith("Error from the socket device: not connected")
+    assert (error.reason, exit_code_of(error)) == ("not connected", 4)
 
 
 def test_a_full_queue_has_the_text_of_the_seeds() -> None:
