@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hwloop.device.blk import VirtioBlk, VirtIoBlkDev
     from hwloop.errors import DeviceError, DriverError, HwloopError
     from hwloop.hal.base import BufferDirection, Dma, Hal
+    from hwloop.owning_queue import OwningQueue
     from hwloop.queue import VirtQueue
     from hwloop.session import open  # noqa: A004
     from hwloop.spec import PAGE_SIZE, DeviceStatus, DeviceType, InterruptStatus, PhysAddr
@@ -36,6 +37,7 @@ _HOMES = {
     "Hal": "hwloop.hal.base",
     "HwloopError": "hwloop.errors",
     "InterruptStatus": "hwloop.spec",
+    "OwningQueue": "hwloop.owning_queue",
     "PAGE_SIZE": "hwloop.spec",
     "PhysAddr": "hwloop.spec",
     "Target": "hwloop.target",
@@ -60,6 +62,7 @@ __all__ = [
     "Hal",
     "HwloopError",
     "InterruptStatus",
+    "OwningQueue",
     "PhysAddr",
     "Target",
     "Transport",

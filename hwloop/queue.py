@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from cython_ring import RingBroken, SplitRing, split_layout
-from hwloop.errors import AlreadyUsed, DeviceClosed, InvalidParam, QueueBroken, QueueFull, TransportError
+from hwloop.deadline import Deadline
+from hwloop.errors import (
+    AlreadyUsed,
+    DeadlineExpired,
+    DeviceClosed,
+    InvalidParam,
+    QueueBroken,
+    QueueFull,
+    TransportError,
+)
 from hwloop.hal.base import BufferDirection, Dma, Hal, pages_for
 from hwloop.hal.interrupt import Interrupt
 from hwloop.spec import PAGE_SIZE, Feature, PhysAddr
@@ -104,6 +113,34 @@ class VirtQueue:
             return self._live().pop()
         except RingBroken as error:
             raise QueueBroken(f"queue {self.index}: {error.strerror}", section="2.7.8") from error
+
+    def can_pop(self) -> bool:
+        """Whether the device has used a buffer that was not popped yet."""
+        return self._live().can_pop()
+
+    def should_notify(self) -> bool:
+        """Whether the device wants to be notified of what was published last."""
+        return self._live().needs_notification()
+
+    def set_dev_notify(self, enable: bool) -> None:
+        """Ask the device to interrupt when it uses buffers, or not to; it may all the same (VIRTIO 1.4, 2.7.7)."""
+        self._live().set_used_notifications(enable)
+
+    def add_notify_wait_pop(self, readable: Sequence[Part], writable: Sequence[Part], seconds: float) -> int:
+        """Put one buffer into an idle queue, wait for it and return how many bytes the device wrote.
+
+        Raises QueueFull, AlreadyUsed when other buffers are outstanding, QueueBroken, DeadlineExpired: the device has
+        the buffer then, until it is reset.
+        """
+        if self.outstanding:
+            raise AlreadyUsed(f"queue {self.index} has {self.outstanding} buffers outstanding", remedy="pop them first")
+        self.add(readable, writable, None)
+        self.submit()
+        deadline = Deadline(seconds)
+        while (used := self.pop()) is None:
+            if not self.wait(deadline.remaining()) and deadline.expired():
+                raise DeadlineExpired(f"a buffer of queue {self.index}", seconds)
+        return used[1]
 
     def wait(self, seconds: float) -> bool:
         """Wait for a used buffer, at most so long: on the interrupt where one is in use, else with naps after a short

@@ -29,7 +29,10 @@ class DmaFault(AssertionError):
 
 
 class FakeHal(BounceHal):
-    """`regions` maps a physical address to the registers there, `ports` an I/O port. `leaks()` lists what was never given back."""
+    """`regions` maps a physical address to the registers there, `ports` an I/O port.
+
+    `leaks()` lists what was never given back.
+    """
 
     name = "fake"
     arena_bytes = 1 << 20

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from hwloop.errors import AlreadyUsed, DeviceClosed, InvalidParam, QueueBroken, QueueFull, TransportError
+from hwloop.errors import (
+    AlreadyUsed,
+    DeadlineExpired,
+    DeviceClosed,
+    InvalidParam,
+    QueueBroken,
+    QueueFull,
+    TransportError,
+)
 from hwloop.hal.base import BufferDirection, Dma
 from hwloop.hal.fake import FakeHal
+from hwloop.hal.interrupt import Interrupt
 from hwloop.queue import LARGEST_SIZE, VirtQueue
 from hwloop.spec import DeviceType, PhysAddr
 from hwloop.transport.fake import FakeTransport
@@ -206,3 +215,103 @@ def test_a_closed_queue_gives_its_memory_back_and_does_nothing() -> None:
 def test_waiting_ends_when_nothing_comes() -> None:
     bench = Bench(8)
     assert bench.queue().wait(0.001) is False
+
+
+def test_one_buffer_goes_there_and_back_in_one_call() -> None:
+    bench = Bench(8)
+    queue = bench.queue()
+    bench.out.view[:5] = b"hello"
+    parts = [bench.part(bench.out, 0, 5)], [bench.part(bench.into, 0, 8)]
+    assert queue.add_notify_wait_pop(*parts, seconds=1) == 5
+    assert not queue.can_pop()
+    queue.add(*parts, token=1)
+    with pytest.raises(AlreadyUsed, match="1 buffers outstanding"):
+        queue.add_notify_wait_pop(*parts, seconds=1)
+    queue.submit()
+    assert queue.can_pop()
+
+
+def test_a_buffer_that_does_not_come_back_is_waited_for_no_longer_than_asked() -> None:
+    bench = Bench(8)
+    queue = bench.queue()
+    bench.device.faults.drop = True
+    with pytest.raises(DeadlineExpired, match="a buffer of queue 0"):
+        queue.add_notify_wait_pop([bench.part(bench.out, 0, 5)], [], seconds=0.05)
+
+
+class Line(Interrupt):
+    """An interrupt that a test raises."""
+
+    def __init__(self, needs_ack: bool = True) -> None:
+        self.needs_ack = needs_ack
+        self.raised = False
+        self.rearmed = 0
+
+    def wait(self, seconds: float) -> bool:
+        raised, self.raised = self.raised, False
+        return raised
+
+    def rearm(self) -> None:
+        self.rearmed += 1
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_queue_waits_on_its_interrupt_and_acknowledges_a_line_before_it_is_armed_again() -> None:
+    bench = Bench(8)
+    queue = bench.queue()
+    acknowledged: list[int] = []
+    bench.transport.ack_interrupt = lambda: acknowledged.append(line.rearmed)  # type: ignore[assignment, return-value]
+    line = Line()
+    queue.use_interrupt(line)
+    ring = bench.device.queues[0].ring
+    assert ring is not None
+    assert ring.read_avail_flags() == 0
+    assert not queue.wait(0.01)
+    assert (line.rearmed, acknowledged) == (0, [])
+    line.raised = True
+    assert not queue.wait(0.01), "a shared line, and nothing of ours"
+    assert (line.rearmed, acknowledged, queue.interrupts) == (1, [0], 1)
+    queue.use_interrupt(None)
+    assert ring.read_avail_flags() == 1
+
+
+def test_what_has_completed_is_taken_without_waiting_for_an_interrupt() -> None:
+    bench = Bench(8)
+    queue = bench.queue()
+    queue.use_interrupt(Line())
+    queue.add([bench.part(bench.out, 0, 5)], [], 1)
+    queue.submit()
+    assert queue.wait(0)
+    assert queue.interrupts == 0
+
+
+class LegacyTransport(FakeTransport):
+    fixed_queue_size = True
+
+    def requires_legacy_layout(self) -> bool:
+        return True
+
+
+def test_a_legacy_queue_is_one_block_with_the_used_ring_on_a_page_of_its_own() -> None:
+    bench = Bench(256)
+    bench.transport.__class__ = LegacyTransport
+    queue = bench.queue()
+    state = bench.device.queues[0]
+    assert state.size == 256
+    assert state.desc % 4096 == 0
+    assert state.driver == state.desc + 16 * 256
+    assert state.device == state.desc + 8192
+    bench.out.view[:2] = b"hi"
+    assert queue.add_notify_wait_pop([bench.part(bench.out, 0, 2)], [bench.part(bench.into, 0, 2)], 1) == 2
+
+
+def test_a_size_that_the_device_fixes_is_taken_or_refused() -> None:
+    bench = Bench(100, 512)
+    bench.transport.__class__ = LegacyTransport
+    with pytest.raises(TransportError, match="100 descriptors, which is no power of two"):
+        bench.queue(0)
+    with pytest.raises(InvalidParam, match="fixes it at 512"):
+        bench.queue(1, 256)
+    assert bench.queue(1).size == 512, "more than we would choose"
