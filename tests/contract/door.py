@@ -27,6 +27,8 @@ class Door(ABC):
     """Opens one disk. `can` names the fields of `Wants` that it can give other values than the usual ones."""
 
     name = ""
+    target = ""
+    """What a user gives to get there, for the table in the README; "" for a door that only tests have."""
     can: frozenset[str] = frozenset()
 
     def open(self, size: int, **wants: object) -> VirtioBlk:
