@@ -7,27 +7,31 @@ them the device is taken for a moment; a disk that is in use is left alone, and 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from hwloop import session
 from hwloop.claim import VFIO_DRIVER
 from hwloop.config import read_config
 from hwloop.device.blk_protocol import FIELD_FEATURES
+from hwloop.door.base import Place
 from hwloop.door.pci import PciPlace
 from hwloop.inventory import Record, record_of
 from hwloop.spec import SECTOR_SIZE, DeviceType, feature_names
+from hwloop.transport.base import Transport
 from hwloop.transport.pci_capability import (
     STRUCTURES,
     VENDOR_SPECIFIC,
     decode,
     fault_of,
 )
-from hwloop.transport.pci_modern import PciTransport
 from pci import BarInfo, CapabilityInfo, ConfigSpace, IoBar, PciError, SysfsConfigAccess, parse_resource_file
 from udev import Sysfs
 
 _QUEUES_AT_MOST = 1024
+OUR_DRIVERS = (VFIO_DRIVER, "uio_pci_generic")
+"""Drivers of the kernel that only stand between: nothing else can be using what they hold."""
 
 
 @dataclass
@@ -40,24 +44,41 @@ class Registers:
 
 
 @dataclass
-class Description:
-    """One device. `registers` is None when they were not read, and `why_not` then says why."""
+class Way:
+    """How the device is reached: names of the transport and of the Hal, and why these where there was a choice."""
 
-    record: Record
-    type: DeviceType
-    capabilities: list[dict[str, Any]]
-    extended_capabilities: list[dict[str, Any]]
-    bars: list[dict[str, Any]]
-    msix_vectors: int
+    transport: str
+    hal: str
+    why: str = ""
+
+
+@dataclass
+class Description:
+    """One device. `registers` is None when they were not read, and `why_not` then says why.
+
+    `record`, `capabilities` and what else PCI has are there only for a PCI function of this machine.
+    """
+
+    target: str
+    type: DeviceType | None
+    way: Way | None
     registers: Registers | None
     why_not: str
+    record: Record | None = None
+    capabilities: list[dict[str, Any]] = field(default_factory=list)
+    extended_capabilities: list[dict[str, Any]] = field(default_factory=list)
+    bars: list[dict[str, Any]] = field(default_factory=list)
+    msix_vectors: int = 0
     fault: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The stable form of `hwloop info --json`."""
         registers = self.registers
         return {
-            "device": self.record.as_json(),
+            "target": self.target,
+            "type": self.type.label if self.type is not None else None,
+            "way": None if self.way is None else asdict(self.way),
+            "device": None if self.record is None else self.record.as_json(),
             "capabilities": self.capabilities,
             "extended_capabilities": self.extended_capabilities,
             "bars": self.bars,
@@ -77,8 +98,13 @@ class Description:
 def describe(target: str, sysfs: Sysfs | None = None) -> Description:
     """Describe the device that a target names. Raises what `session.find` raises, and PciError."""
     sysfs = sysfs or Sysfs()
-    function = session.find(target, sysfs)
-    assert isinstance(function, PciPlace)
+    place = session.find(target, sysfs)
+    description = _describe_function(place, sysfs) if isinstance(place, PciPlace) else _describe_place(place)
+    description.target = target
+    return description
+
+
+def _describe_function(function: PciPlace, sysfs: Sysfs) -> Description:
     record = record_of(sysfs, function.device)
     bars = parse_resource_file(function.device.resource)
     with SysfsConfigAccess(sysfs.pci_device(function.address) / "config") as access:
@@ -86,10 +112,38 @@ def describe(target: str, sysfs: Sysfs | None = None) -> Description:
         capabilities, fault = _capabilities(config, bars)
         extended, extended_fault = _extended(config)
         msix = config.read_msix() if not fault else None
-    registers, why_not = _registers(function, record, sysfs)
+    description = _describe_place(function, _why_not(function, record))
+    description.record = record
+    description.capabilities, description.extended_capabilities = capabilities, extended
+    description.bars = [bar_as_json(bar) for bar in bars.values()]
+    description.msix_vectors = msix.table_size if msix else 0
+    description.fault = fault or extended_fault
+    return description
+
+
+def _why_not(function: PciPlace, record: Record) -> str:
+    """Why its registers are not to be read, or ""."""
+    if not record.can_take:
+        return record.why_not
+    if function.device_type != DeviceType.Block and record.driver not in (None, *OUR_DRIVERS):
+        # Whether a disk is in use can be found out; a network card's users would only notice.
+        return f"driver {record.driver} uses it; take it away first: hwloop unbind {function.address}"
+    return ""
+
+
+def _describe_place(place: Place, why_not: str = "") -> Description:
+    """What the registers tell; `why_not` keeps them from being read."""
+    registers, way = None, None
+    if not why_not:
+        try:
+            with place.open_transport() as opened:
+                registers = _read_registers(opened.transport)
+                way = Way(opened.transport.name, opened.hal.name, opened.why)
+                device_type: DeviceType | None = opened.transport.device_type()
+        except OSError as error:
+            why_not = str(error)
     return Description(
-        record, function.device_type, capabilities, extended, [bar_as_json(bar) for bar in bars.values()],
-        msix.table_size if msix else 0, registers, why_not, fault or extended_fault,
+        place.name, place.device_type if registers is None else device_type, way, registers, why_not
     )  # fmt: skip
 
 
@@ -144,32 +198,16 @@ def bar_as_json(bar: BarInfo) -> dict[str, Any]:
     }
 
 
-def _registers(function: PciPlace, record: Record, sysfs: Sysfs) -> tuple[Registers | None, str]:
-    if not record.can_take:
-        return None, record.why_not
-    if function.device_type != DeviceType.Block and record.driver not in (None, VFIO_DRIVER):
-        # Whether a disk is in use can be found out; a network card's users would only notice.
-        return None, f"driver {record.driver} uses it; take it away first: hwloop unbind {function.address}"
-    try:
-        opened = function.open_transport()
-    except OSError as error:
-        return None, str(error)
-    with opened.resources:
-        assert isinstance(opened.transport, PciTransport)
-        return _read_registers(opened.transport, function.device_type), ""
-
-
-def _read_registers(transport: PciTransport, kind: DeviceType) -> Registers:
-    features = transport.read_device_features()
-    count = min(transport.read_num_queues(), _QUEUES_AT_MOST)
-    queues = [transport.max_queue_size(index) for index in range(count)]
+def _read_registers(transport: Transport) -> Registers:
+    features, kind = transport.read_device_features(), transport.device_type()
+    queues = list(takewhile(bool, map(transport.max_queue_size, range(_QUEUES_AT_MOST))))
     config = (
         transport.read_consistent(lambda: _read_block_config(transport, features)) if kind == DeviceType.Block else {}
     )
     return Registers(features, queues, config)
 
 
-def _read_block_config(transport: PciTransport, features: int) -> dict[str, int]:
+def _read_block_config(transport: Transport, features: int) -> dict[str, int]:
     fields = {
         field.name: read_config(transport, field)
         for feature, group in FIELD_FEATURES.items()

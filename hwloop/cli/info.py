@@ -34,11 +34,9 @@ def command(target: str, as_json: bool) -> None:
 
 
 def _lines(description: Description) -> list[str]:
-    lines = [*_device(description), "", "BARs", *(_bar(bar) for bar in description.bars)]
-    lines += ["", "Capabilities", *(_capability(entry) for entry in description.capabilities)]
-    lines += [f"  [{entry['offset']:#05x}] {entry['name']}" for entry in description.extended_capabilities]
-    if description.fault:
-        lines.append(f"  {description.fault}")
+    lines = [*_device(description), *_way(description)]
+    if description.record is not None:
+        lines += _pci(description)
     if description.registers is None:
         lines += ["", f"Features, queues and configuration were not read: {description.why_not}"]
     else:
@@ -46,8 +44,24 @@ def _lines(description: Description) -> list[str]:
     return lines
 
 
+def _pci(description: Description) -> list[str]:
+    lines = ["", "BARs", *(_bar(bar) for bar in description.bars)]
+    lines += ["", "Capabilities", *(_capability(entry) for entry in description.capabilities)]
+    lines += [f"  [{entry['offset']:#05x}] {entry['name']}" for entry in description.extended_capabilities]
+    return [*lines, f"  {description.fault}"] if description.fault else lines
+
+
+def _way(description: Description) -> list[str]:
+    way = description.way
+    if way is None:
+        return []
+    return [f"  reached by   {way.transport} over {way.hal}{f': {way.why}' if way.why else ''}"]
+
+
 def _device(description: Description) -> list[str]:
     record = description.record
+    if record is None:
+        return [f"{description.target}  {description.type.label if description.type else 'unknown'}"]
     kind = "transitional" if record.transitional else "modern"
     return [
         f"{record.address}  {record.type}, {record.vendor_id:04x}:{record.device_id:04x} ({kind})",

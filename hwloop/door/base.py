@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from types import TracebackType
 
 from hwloop.device import DRIVERS, Device
 from hwloop.errors import InvalidParam, Unsupported
@@ -21,11 +22,23 @@ SWITCH = ("on", "off")
 
 @dataclass(frozen=True)
 class Opened:
-    """A device whose registers are reached and which is not initialised. Closing `resources` gives everything back."""
+    """A device whose registers are reached and which is not initialised; the end of a `with` block gives it all back.
+
+    `why` says why it is reached in this way, where there was a choice.
+    """
 
     transport: Transport
     hal: Hal
     resources: ExitStack
+    why: str = ""
+
+    def __enter__(self) -> Opened:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.resources.close()
 
 
 class Place(ABC):

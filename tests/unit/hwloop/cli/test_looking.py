@@ -137,8 +137,10 @@ def test_info_as_json_has_this_schema(machine: Machine, capfd: Output) -> None:
     assert content["config"] == {"capacity_bytes": 1 << 20, "capacity": 2048, "seg_max": 126, "blk_size": 512}
     assert (content["registers_read"], content["why_not"], content["msix_vectors"]) == (True, None, 0)
     assert content["extended_capabilities"] == []
+    assert (content["target"], content["type"]) == (DISK, "block")
+    assert (content["way"]["transport"], content["way"]["hal"]) == ("pci", "fake"), "a Hal on paper"
     assert set(content) == {
-        "schema", "device", "capabilities", "extended_capabilities", "bars", "msix_vectors", "registers_read",
+        "schema", "target", "type", "way", "device", "capabilities", "extended_capabilities", "bars", "msix_vectors", "registers_read",
         "why_not", "features", "queues", "config",
     }  # fmt: skip
 
@@ -239,3 +241,14 @@ def test_a_card_that_the_kernel_uses_is_not_taken_to_look_at_it(machine: Machine
     assert content["features"] is None
     assert content["why_not"] == "driver virtio-pci uses it; take it away first: hwloop unbind 0000:00:06.0"
     assert machine.tree.writes == []
+
+
+def test_a_device_that_is_no_function_of_this_machine_is_described_by_its_registers(capfd: Output) -> None:
+    content = as_json(capfd, "info", "fake:1M?block-size=4096")
+    assert (content["device"], content["capabilities"], content["bars"]) == (None, [], [])
+    assert content["way"] == {"transport": "fake", "hal": "fake", "why": ""}
+    assert content["config"]["blk_size"] == 4096
+    assert run(["info", "fake:1M"]) == 0
+    text = capfd.readouterr().out
+    assert text.startswith("fake:1M  block\n  reached by   fake over fake\n")
+    assert "0: up to 64 descriptors" in text
