@@ -137,7 +137,7 @@ def test_info_as_json_has_this_schema(machine: Machine, capfd: Output) -> None:
     assert content["config"] == {"capacity_bytes": 1 << 20, "capacity": 2048, "seg_max": 126, "blk_size": 512}
     assert (content["registers_read"], content["why_not"], content["msix_vectors"]) == (True, None, 0)
     assert content["extended_capabilities"] == []
-    assert (content["target"], content["type"]) == (DISK, "block")
+    assert (content["target"], content["type"]) == ("vda", "block")
     assert (content["way"]["transport"], content["way"]["hal"]) == ("pci", "fake"), "a Hal on paper"
     assert set(content) == {
         "schema", "target", "type", "way", "device", "capabilities", "extended_capabilities", "bars", "msix_vectors", "registers_read",
