@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 from contextlib import ExitStack
 
-from hwloop.device import Device
+from hwloop.device import Driver
 from hwloop.door import DOORS, KernelPlace, Place
 from hwloop.errors import Unsupported
 from hwloop.signals import shield
@@ -32,7 +32,7 @@ def find_in_kernel(target: str | Target, sysfs: Sysfs | None = None) -> KernelPl
     return place
 
 
-def open(target: str | Target, sysfs: Sysfs | None = None) -> Device:  # noqa: A001
+def open(target: str | Target, sysfs: Sysfs | None = None) -> Driver:  # noqa: A001
     """Take the device that a target names, initialise it and return its driver.
 
     `with hwloop.open("0000:00:05.0") as disk:` gives it back at the end. A block device is a `VirtioBlk`. Raises
@@ -47,7 +47,7 @@ def open(target: str | Target, sysfs: Sysfs | None = None) -> Device:  # noqa: A
     return device
 
 
-def _close_at_exit(device: Device) -> None:
+def _close_at_exit(device: Driver) -> None:
     """A program that forgets to close its device, or ends by an exception, still gives it back."""
     atexit.register(device.close)
     device.call_when_closed(lambda: atexit.unregister(device.close))

@@ -14,7 +14,7 @@ from hwloop.errors import HwloopError
 from hwloop.size import parse_size
 
 if TYPE_CHECKING:
-    from hwloop.device.blk import VirtioBlk
+    from hwloop.device.block import BlockDevice
 
     _IntParameter = click.ParamType[int]
 else:
@@ -44,14 +44,14 @@ target_argument = click.argument("target")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON with a stable schema.")
 
 
-def open_disk(target: str) -> VirtioBlk:
+def open_disk(target: str) -> BlockDevice:
     """Take a block device. Raises Unsupported for a device of another type, and what `hwloop.session.open` raises."""
     from hwloop import session
-    from hwloop.device.blk import VirtioBlk
+    from hwloop.device.block import BlockDevice
     from hwloop.errors import Unsupported
 
     device = session.open(target)
-    if not isinstance(device, VirtioBlk):
+    if not isinstance(device, BlockDevice):
         device.close()
         raise Unsupported(f"{target} is a {device.device_type().label} device, not a disk", remedy="see: hwloop list")
     return device

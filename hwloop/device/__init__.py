@@ -3,7 +3,7 @@
 To add a driver: one file, and one line in `DRIVERS`, under the label of its device type.
 """
 
-from hwloop.device.base import BaseDriverOps, BlockDriverOps, Device
+from hwloop.device.base import BaseDriverOps, BlockDriverOps, Device, Driver
 from hwloop.registry import Registry
 
 DRIVERS: Registry[type[Device]] = Registry(
@@ -13,4 +13,4 @@ DRIVERS: Registry[type[Device]] = Registry(
     },
 )
 
-__all__ = ["DRIVERS", "BaseDriverOps", "BlockDriverOps", "Device"]
+__all__ = ["DRIVERS", "BaseDriverOps", "BlockDriverOps", "Device", "Driver"]

@@ -55,8 +55,55 @@ class BlockDriverOps(BaseDriverOps):
         """Returns when everything written so far is on the storage."""
 
 
-class Device(BaseDriverOps, Owner):
-    """A driver that owns its transport and its Hal, and closes both, in the order that keeps memory safe.
+class Driver(BaseDriverOps, Owner):
+    """A driver that owns its Hal: it ends its device first, and only then lets go of the memory that the device had."""
+
+    def __init__(self, hal: Hal) -> None:
+        self.hal = hal
+        self._buffers: list[Dma] = []
+        self._closed = False
+        self._afterwards = ExitStack()
+
+    def _add_buffer(self, size: int, direction: BufferDirection) -> Dma:
+        """Memory that lasts as long as the device, `size` bytes at least."""
+        buffer = Dma(self.hal, pages_for(size), direction)
+        self._buffers.append(buffer)
+        return buffer
+
+    def _abandon_requests(self) -> None:
+        """Let go of the buffers of requests in flight; the device was reset, or its memory is in quarantine."""
+
+    def call_when_closed(self, callback: Callable[[], object]) -> None:
+        """Call this as the last step of `close()`: what the device came from is given back there."""
+        self._afterwards.callback(callback)
+
+    def close(self) -> None:
+        """End the device: reset it and wait for that, stop its DMA, free the memory, unmap the registers.
+
+        Requests in flight are lost. If the reset does not complete, the memory is never freed, since the device may
+        still write it. Idempotent.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        with shield(), self._afterwards:
+            try:
+                self._reset_for_good()
+            finally:
+                self._tear_down()
+
+    @abstractmethod
+    def _reset_for_good(self) -> None:
+        """Reset the device for the last time. Unless that is known to have worked, no memory is used again."""
+
+    @abstractmethod
+    def _tear_down(self) -> None:
+        """Stop the DMA, abandon requests, free the memory, unmap the registers, close the Hal: each whatever the
+        others raise."""
+
+
+class Device(Driver):
+    """A driver of a virtio device: it owns a transport too, and closes both in the order that keeps memory safe.
 
     A subclass sets `SUPPORTED_FEATURES` and implements `_set_up`, which creates its queues with `_add_queue`.
     Constructing it initialises the device (VIRTIO 1.4, 3.1.1), or raises and leaves nothing behind.
@@ -65,12 +112,9 @@ class Device(BaseDriverOps, Owner):
     SUPPORTED_FEATURES = 0
 
     def __init__(self, transport: Transport, hal: Hal) -> None:
+        super().__init__(hal)
         self.transport = transport
-        self.hal = hal
         self.queues: list[VirtQueue] = []
-        self._buffers: list[Dma] = []
-        self._closed = False
-        self._afterwards = ExitStack()
         try:
             self.negotiated = transport.begin_init(self.SUPPORTED_FEATURES)
             self._set_up()
@@ -103,34 +147,6 @@ class Device(BaseDriverOps, Owner):
         queue = VirtQueue(self.hal, self.transport, index, size)
         self.queues.append(queue)
         return queue
-
-    def _add_buffer(self, size: int, direction: BufferDirection) -> Dma:
-        """Memory that lasts as long as the device, `size` bytes at least."""
-        buffer = Dma(self.hal, pages_for(size), direction)
-        self._buffers.append(buffer)
-        return buffer
-
-    def _abandon_requests(self) -> None:
-        """Let go of the buffers of requests in flight; the device was reset, or its memory is in quarantine."""
-
-    def call_when_closed(self, callback: Callable[[], object]) -> None:
-        """Call this as the last step of `close()`: what the device came from is given back there."""
-        self._afterwards.callback(callback)
-
-    def close(self) -> None:
-        """End the device: reset it and wait for that, stop its DMA, free the memory, unmap the registers.
-
-        Requests in flight are lost. If the reset does not complete, the memory is never freed, since the device may
-        still write it. Idempotent.
-        """
-        if self._closed:
-            return
-        self._closed = True
-        with shield(), self._afterwards:
-            try:
-                self._reset_for_good()
-            finally:
-                self._tear_down()
 
     def _tear_down(self) -> None:
         with ExitStack() as steps:  # The last one first, and each of them whatever the others raise.

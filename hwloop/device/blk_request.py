@@ -23,14 +23,17 @@ DIRECTIONS = {
 
 @dataclass
 class Request:
-    """One request in flight. `data` is the caller's buffer (or ours), shared at `paddr`; `length` what of it the device
-    must have written for the request to be whole. `listed` requests are those that `poll` tells of; nobody asks for the
-    result of one that is not `wanted`."""
+    """One request in flight.
+
+    `data` is the caller's buffer (or ours), shared at `paddr`; `slot` which of the driver's slots it has, if any;
+    `length` what of the data the device must have written for the request to be whole. `listed` requests are those
+    that `poll` tells of; nobody asks for the result of one that is not `wanted`.
+    """
 
     kind: RequestType
-    slot: int
     sector: int
     data: bytearray | memoryview | bytes | None = None
+    slot: int | None = None
     paddr: PhysAddr | None = None
     length: int = 0
     listed: bool = True

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
 
-from hwloop.device.blk import VirtioBlk
+from hwloop.device.block import BlockDevice
 from hwloop.errors import HwloopError, InvalidParam, QueueFull
 from hwloop.spec import SECTOR_SIZE
 
 _IN_FLIGHT = 4
 
 
-def check_range(disk: VirtioBlk, offset: int, length: int) -> None:
+def check_range(disk: BlockDevice, offset: int, length: int) -> None:
     """Raises InvalidParam for a range of bytes that is not on the disk."""
     if offset < 0 or length < 0 or offset + length > disk.size():
         raise InvalidParam(
@@ -26,7 +26,7 @@ def check_range(disk: VirtioBlk, offset: int, length: int) -> None:
 # --- Reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_range(disk: VirtioBlk, offset: int, length: int) -> Iterator[bytes]:
+def read_range(disk: BlockDevice, offset: int, length: int) -> Iterator[bytes]:
     """The bytes of a range, in pieces, in order. A range that is not whole blocks is read as such and cut."""
     check_range(disk, offset, length)
     block = disk.block_size()
@@ -38,7 +38,7 @@ def read_range(disk: VirtioBlk, offset: int, length: int) -> Iterator[bytes]:
         yield chunk if (low, high) == (0, len(chunk)) else chunk[low:high]
 
 
-def _read_blocks(disk: VirtioBlk, start: int, end: int) -> Iterator[bytes]:
+def _read_blocks(disk: BlockDevice, start: int, end: int) -> Iterator[bytes]:
     tokens: deque[int] = deque()
     pieces = range(start, end, disk.max_transfer())
     try:
@@ -56,7 +56,7 @@ def _read_blocks(disk: VirtioBlk, start: int, end: int) -> Iterator[bytes]:
             disk.abandon(token)
 
 
-def _submit_reads(disk: VirtioBlk, pieces: range, end: int, tokens: deque[int]) -> int:
+def _submit_reads(disk: BlockDevice, pieces: range, end: int, tokens: deque[int]) -> int:
     """Start the next reads, and return how many of the pieces that was."""
     room = pieces[: _IN_FLIGHT - len(tokens)]
     for started, position in enumerate(room):
@@ -67,14 +67,14 @@ def _submit_reads(disk: VirtioBlk, pieces: range, end: int, tokens: deque[int]) 
     return len(room)
 
 
-def _length(disk: VirtioBlk, position: int, end: int) -> int:
+def _length(disk: BlockDevice, position: int, end: int) -> int:
     return min(disk.max_transfer(), end - position)
 
 
 # --- Writing ----------------------------------------------------------------------------------------------------------
 
 
-def write_range(disk: VirtioBlk, offset: int, chunks: Iterable[bytes]) -> Iterator[int]:
+def write_range(disk: BlockDevice, offset: int, chunks: Iterable[bytes]) -> Iterator[int]:
     """Write a stream of bytes from `offset` on; yields how many bytes of it are done, after each piece.
 
     The first and the last block are read, changed and written back where the stream does not cover them. Raises
@@ -93,7 +93,7 @@ def write_range(disk: VirtioBlk, offset: int, chunks: Iterable[bytes]) -> Iterat
 class _Writer:
     """A few writes in flight; `done` counts the bytes of the stream whose write has completed."""
 
-    def __init__(self, disk: VirtioBlk) -> None:
+    def __init__(self, disk: BlockDevice) -> None:
         self._disk = disk
         self._tokens: deque[tuple[int, int]] = deque()
         self.done = 0
@@ -132,7 +132,7 @@ class _Writer:
         return self.done
 
 
-def _whole_pieces(disk: VirtioBlk, offset: int, chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes, int]]:
+def _whole_pieces(disk: BlockDevice, offset: int, chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes, int]]:
     """(position, bytes, how many of them are the stream's) of pieces that are whole blocks of at most
     `max_transfer()` bytes."""
     stream = (chunk for chunk in chunks if chunk)
@@ -156,5 +156,5 @@ def _whole_pieces(disk: VirtioBlk, offset: int, chunks: Iterable[bytes]) -> Iter
         yield position, bytes(buffer), count
 
 
-def _block_at(disk: VirtioBlk, position: int) -> bytes:
+def _block_at(disk: BlockDevice, position: int) -> bytes:
     return disk.read(position // SECTOR_SIZE, disk.block_size())

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 
-from hwloop.device import DRIVERS, Device
+from hwloop.device import DRIVERS, Device, Driver
 from hwloop.errors import InvalidParam, Unsupported
 from hwloop.hal.base import Hal
 from hwloop.signals import shield
@@ -64,7 +64,7 @@ class Place(ABC):
         Raises RefusedError for a device in use, SetupError for what the machine lacks, TransportError.
         """
 
-    def open(self) -> Device:
+    def open(self) -> Driver:
         """Take the device, initialise it and return its driver, which gives everything back when it is closed.
 
         Raises as `open_transport`; Unsupported for a device that we have no driver for; DeviceError.

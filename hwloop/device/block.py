@@ -1,0 +1,423 @@
+"""What is the same for every block device, however its requests travel: ranges, long transfers, tokens, waits."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from hwloop.deadline import REQUEST_SECONDS, Deadline
+from hwloop.device.base import BlockDriverOps, Driver
+from hwloop.device.blk_protocol import RequestType
+from hwloop.device.blk_request import DIRECTIONS, Patience, Request
+from hwloop.errors import (
+    DeviceClosed,
+    DeviceError,
+    DeviceLost,
+    HwloopError,
+    InvalidParam,
+    NotReady,
+    QueueFull,
+    ReadOnlyDisk,
+    WrongToken,
+)
+from hwloop.hal.base import BufferDirection, Hal
+from hwloop.spec import SECTOR_SIZE, PhysAddr
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+LARGEST_TRANSFER = 1 << 20
+"""Bytes of one request at most. A device may have to split it into pages, and QEMU gives up behind 1024 pieces."""
+_SLICE_SECONDS = 0.01
+
+
+class BlockDevice(Driver, BlockDriverOps):
+    """A disk of requests that are submitted, complete in any order, and are known by tokens.
+
+    Positions are sectors of 512 bytes, whatever the block size; lengths are bytes, whole blocks. May be used from
+    several threads: calls that submit or complete take a lock; a wait does not hold it.
+
+    A subclass sets `_capacity` and `_block_size`, and puts requests on their way: the abstract methods with an
+    underscore, all of which are called with the lock held.
+    """
+
+    _request_seconds = REQUEST_SECONDS
+    _capacity: int
+    _block_size: int
+
+    def __init__(self, hal: Hal) -> None:
+        super().__init__(hal)
+        self._lock = threading.RLock()
+        self._in_flight: dict[int, Request] = {}
+        self._done: dict[int, Request] = {}
+        self._next_token = 1
+        self._broken: str = ""
+        self._cause: HwloopError | None = None
+
+    # --- What it is ---------------------------------------------------------------------------------------------------
+
+    def capacity(self) -> int:
+        """The size of the device in sectors of 512 bytes."""
+        return self._capacity
+
+    def block_size(self) -> int:
+        """The size of a logical block in bytes: a power of two from 512 on."""
+        return self._block_size
+
+    def num_blocks(self) -> int:
+        """The number of whole blocks in the device."""
+        return self._capacity * SECTOR_SIZE // self._block_size
+
+    def size(self) -> int:
+        """The size of the device in bytes."""
+        return self._capacity * SECTOR_SIZE
+
+    @abstractmethod
+    def readonly(self) -> bool:
+        """Whether the device refuses writes."""
+
+    @abstractmethod
+    def max_transfer(self) -> int:
+        """The most bytes that one request carries, whole blocks; longer reads and writes are split."""
+
+    @property
+    @abstractmethod
+    def requests_free(self) -> int:
+        """How many more small requests fit."""
+
+    @abstractmethod
+    def device_id(self) -> str:
+        """The device's serial. Raises Unsupported when it has none."""
+
+    # --- A request at a time ------------------------------------------------------------------------------------------
+
+    def read(self, sector: int, length: int) -> bytes:
+        """Read `length` bytes, a multiple of the block size, from `sector` on.
+
+        Raises InvalidParam for a range that is not whole blocks or not on the device, IoError, DeviceLost,
+        DeadlineExpired.
+        """
+        self._check_range(sector, length, errno.EINVAL)
+        data = bytearray(length)
+        self._run_split(RequestType.IN, sector, memoryview(data))
+        return bytes(data)
+
+    def read_into(self, sector: int, buffer: Buffer) -> None:
+        """As `read`, into a writable buffer."""
+        view = memoryview(buffer).cast("B")
+        if view.readonly:
+            raise InvalidParam("the buffer to read into cannot be written", remedy="give a bytearray")
+        self._check_range(sector, view.nbytes, errno.EINVAL)
+        self._run_split(RequestType.IN, sector, view)
+
+    def write(self, sector: int, data: Buffer) -> None:
+        """Write whole blocks from `sector` on; `flush` makes them durable. Raises as `read`, and ReadOnlyDisk."""
+        view = memoryview(data).cast("B")
+        self._check_writable()
+        self._check_range(sector, view.nbytes, errno.ENOSPC)
+        self._run_split(RequestType.OUT, sector, view)
+
+    def read_block(self, block_id: int, buf: Buffer) -> None:
+        self.read_into(self._sector_of(block_id), buf)
+
+    def write_block(self, block_id: int, buf: Buffer) -> None:
+        self.write(self._sector_of(block_id), buf)
+
+    # --- Many at once -------------------------------------------------------------------------------------------------
+
+    def submit_read(self, sector: int, length: int) -> int:
+        """Start a read of at most `max_transfer()` bytes; returns its token. Raises QueueFull, and as `read`."""
+        self._check_range(sector, length, errno.EINVAL)
+        return self._submit(RequestType.IN, sector, bytearray(length))
+
+    def submit_write(self, sector: int, data: Buffer) -> int:
+        """Start a write of at most `max_transfer()` bytes, which are copied at once; returns its token."""
+        view = memoryview(data).cast("B")
+        self._check_writable()
+        self._check_range(sector, view.nbytes, errno.ENOSPC)
+        return self._submit(RequestType.OUT, sector, view)
+
+    @abstractmethod
+    def submit_flush(self) -> int:
+        """Start a flush; returns its token. Raises Unsupported where the device knows no such request."""
+
+    def poll(self) -> list[int]:
+        """The tokens of all submitted requests that have completed and whose result was not taken yet."""
+        with self._lock:
+            self._reap()
+            return [token for token, request in self._done.items() if request.listed]
+
+    def peek_used(self) -> int | None:
+        """The token of one completed request, or None."""
+        return next(iter(self.poll()), None)
+
+    def complete(self, token: int) -> bytes:
+        """Take the result of a completed request: what was read, or b"".
+
+        Raises NotReady while it is in flight, WrongToken, and what the request failed with.
+        """
+        with self._lock:
+            self._reap()
+            request = self._done.pop(token, None)
+            if request is None:
+                raise self._not_done(token)
+        if request.error is not None:
+            raise request.error
+        return bytes(request.data) if request.kind in (RequestType.IN, RequestType.GET_ID) and request.data else b""
+
+    def wait(self, token: int, seconds: float | None = None) -> bytes:
+        """Wait for a request and take its result, as `complete`.
+
+        When it does not complete within `seconds` (default: `request_seconds`), the device is reset: this and all
+        other requests in flight fail, and the disk has to be opened again. Raises DeadlineExpired.
+        """
+        patience = Patience(Deadline(self._request_seconds if seconds is None else seconds))
+        while True:
+            try:
+                return self.complete(token)
+            except NotReady:
+                self._wait_or_give_up(token, patience)
+
+    def abandon(self, token: int) -> None:
+        """Nobody will ask for this result: drop it, now or when it comes. Idempotent; the device still does it."""
+        with self._lock:
+            self._done.pop(token, None)
+            if token in self._in_flight:
+                self._in_flight[token].wanted = False
+
+    def close(self) -> None:
+        with self._lock:
+            self._broken = self._broken or "the disk is closed"
+            super().close()
+
+    # --- For a subclass to say ----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _has_room(self, length: int) -> bool:
+        """Whether a request of so many bytes has a place."""
+
+    @abstractmethod
+    def _enqueue(self, request: Request, token: int) -> None:
+        """Write the request where the device will find it. When it raises, `_release` undoes what it did."""
+
+    @abstractmethod
+    def _make_available(self) -> None:
+        """Tell the device of what was enqueued. Raises OSError when that cannot be done."""
+
+    @abstractmethod
+    def _notify_again(self) -> None:
+        """Remind a device that is slow, in case a notification was lost."""
+
+    @abstractmethod
+    def _take_completions(self) -> None:
+        """`_settle` every request that the device has completed. Raises DeviceError for what cannot be believed."""
+
+    @abstractmethod
+    def _wait_for_completion(self, seconds: float) -> bool:
+        """Wait at most so long; True when there is something for `_take_completions`."""
+
+    @abstractmethod
+    def _fault(self) -> str:
+        """What the registers of the device say is wrong with it, or "". Raises OSError when they cannot be read."""
+
+    @abstractmethod
+    def _diagnosis(self) -> Iterator[str]:
+        """What a person wants to see who asks why a request did not complete."""
+
+    # --- Private: submitting ------------------------------------------------------------------------------------------
+
+    def _submit(
+        self, kind: RequestType, sector: int, data: bytearray | memoryview | None, *, listed: bool = True
+    ) -> int:
+        length = len(data) if data is not None else 0
+        with self._lock:
+            self._check_working()
+            if length > self.max_transfer():
+                raise InvalidParam(
+                    f"{length} bytes are more than one request carries", remedy=f"split at {self.max_transfer()}"
+                )
+            self._make_room(length)
+            request = Request(kind, sector, data, listed=listed)
+            token = self._next_token
+            try:
+                self._enqueue(request, token)
+            except BaseException:
+                self._release(request, copy=False)
+                raise
+            self._next_token += 1
+            self._in_flight[token] = request
+            self._publish(request)
+            return token
+
+    def _make_room(self, length: int) -> None:
+        """Completions that nobody has looked at hold places too. Raises QueueFull."""
+        for look in (False, True):
+            if look:
+                self._reap()
+            if self._has_room(length):
+                return
+        raise QueueFull
+
+    def _publish(self, request: Request) -> None:
+        try:
+            self._make_available()
+        except OSError as failure:
+            request.wanted = False
+            error = DeviceLost(f"the device cannot be notified: {failure.strerror}", remedy="open it again")
+            error.__cause__ = failure
+            self._give_up(error)
+            raise error from failure
+
+    def _share(self, data: Buffer, kind: RequestType) -> PhysAddr:
+        return self.hal.share(data, DIRECTIONS[kind])
+
+    def _run(self, kind: RequestType, sector: int, data: bytearray | memoryview | None) -> bytes:
+        """Submit one request, waiting for a place, and wait for its end."""
+        patience = Patience(Deadline(self._request_seconds))
+        while True:
+            try:
+                token = self._submit(kind, sector, data, listed=False)
+                break
+            except QueueFull:
+                self._wait_a_little(patience)
+        try:
+            return self.wait(token)
+        except BaseException:
+            self.abandon(token)
+            raise
+
+    def _run_split(self, kind: RequestType, sector: int, view: memoryview) -> None:
+        """A transfer of any length, as requests of at most `max_transfer()` bytes, one after the other."""
+        step = self.max_transfer()
+        for offset in range(0, view.nbytes, step):
+            self._run(kind, sector + offset // SECTOR_SIZE, view[offset : offset + step])
+
+    # --- Private: completing ------------------------------------------------------------------------------------------
+
+    def _reap(self) -> None:
+        """Move everything that the device has used to `_done`."""
+        if self._broken:
+            return
+        try:
+            self._take_completions()
+        except DeviceError as error:
+            self._give_up(error)
+            raise
+
+    def _settle(self, token: int, error: HwloopError | None) -> None:
+        """A request is over: `error` says how it failed."""
+        request = self._in_flight.pop(token)
+        request.error = error
+        self._release(request, copy=error is None)
+        if request.wanted:
+            self._done[token] = request
+
+    def _release(self, request: Request, *, copy: bool) -> None:
+        """End the sharing of a request's buffer."""
+        if request.paddr is not None and request.data is not None:
+            direction = DIRECTIONS[request.kind] if copy else BufferDirection.DriverToDevice
+            self.hal.unshare(request.paddr, request.data, direction)
+
+    def _not_done(self, token: int) -> HwloopError:
+        if token in self._in_flight:
+            return NotReady(f"request {token} has not completed yet")
+        return WrongToken(f"no request has the token {token}, or its result was taken already")
+
+    def _wait_or_give_up(self, token: int, patience: Patience) -> None:
+        try:
+            self._wait_a_little(patience)
+        except HwloopError:
+            self.abandon(token)
+            raise
+
+    def _wait_a_little(self, patience: Patience) -> None:
+        """Wait a few milliseconds for a completion; other threads get their turn between two calls.
+
+        A device that is slow is notified once more, since a lost notification must not cost the request. One that is
+        too slow, that asks to be reset or that is gone is reset, everything in flight fails, and the error is raised.
+        """
+        with self._lock:
+            self._check_working()
+            if patience.is_over():
+                raise self._out_of_time(patience.deadline)
+            if self._wait_for_completion(min(_SLICE_SECONDS, patience.deadline.remaining())):
+                self._reap()
+                return
+            self._check_alive()
+            if patience.wants_another_notification():
+                self._notify_again()
+
+    def _check_alive(self) -> None:
+        """Look at the status of a device that keeps us waiting. Raises DeviceLost."""
+        try:
+            fault = self._fault()
+        except OSError as failure:
+            fault = f"the device does not answer: {failure.strerror}"
+        if fault:
+            error = DeviceLost(fault, remedy="open it again")
+            self._give_up(error)
+            raise error
+
+    def _out_of_time(self, deadline: Deadline) -> HwloopError:
+        error = deadline.error("a request to complete", remedy="the device was reset; open it again")
+        for note in self._diagnosis():
+            error.add_note(note)
+        self._give_up(error)
+        return error
+
+    def _give_up(self, error: HwloopError) -> None:
+        """Reset the device, and only then let go of the buffers of what was in flight; nothing works afterwards."""
+        with self._lock:
+            if self._broken:
+                return
+            self._broken, self._cause = f"the disk is out of order since: {error.problem}", error
+            try:
+                self._reset_for_good()
+            except HwloopError as failure:
+                raise failure from error
+            finally:
+                self._abandon_requests()
+
+    def _abandon_requests(self) -> None:
+        """Fail everything in flight. Its memory goes back to the Hal, which keeps it if the reset did not work."""
+        for token, request in self._in_flight.items():
+            request.error = self._out_of_order()
+            self._release(request, copy=False)
+            if request.wanted:
+                self._done[token] = request
+        self._in_flight.clear()
+
+    def _check_working(self) -> None:
+        if self._broken:
+            raise self._out_of_order()
+
+    def _out_of_order(self) -> HwloopError:
+        if self._cause is None:
+            return DeviceClosed(self._broken, remedy="open it again")
+        error = DeviceLost(self._broken, remedy="open it again")
+        error.__cause__ = self._cause
+        return error
+
+    # --- Private: arguments -------------------------------------------------------------------------------------------
+
+    def _check_writable(self) -> None:
+        if self.readonly():
+            raise ReadOnlyDisk("the disk is read-only; nothing was sent")
+
+    def _check_range(self, sector: int, length: int, beyond: int) -> None:
+        block = self._block_size
+        if sector < 0 or sector * SECTOR_SIZE % block:
+            raise InvalidParam(f"sector {sector} does not begin a block of {block} bytes")
+        if length <= 0 or length % block:
+            raise InvalidParam(f"a length of {length} bytes is not one or more blocks of {block} bytes")
+        if sector + length // SECTOR_SIZE > self._capacity:
+            raise InvalidParam(
+                f"{length} bytes at sector {sector} end behind the disk, which has {self._capacity} sectors",
+                errno=beyond,
+            )
+
+    def _sector_of(self, block_id: int) -> int:
+        return block_id * (self._block_size // SECTOR_SIZE)
