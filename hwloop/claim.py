@@ -1,4 +1,4 @@
-"""Taking a PCI function away from the kernel, and giving it back.
+"""Taking a device away from the kernel, and giving it back.
 
 The order is: refuse a disk in use, lock, remember in the journal, and only then unbind. From the journal on, every way
 out ends in the old state: `give_back`, the process's normal exit, or `hwloop restore` after a crash.
@@ -16,29 +16,43 @@ from pathlib import Path
 import udev
 from hwloop.errors import RefusedError, SetupError
 from hwloop.journal import Entry, Journal
-from hwloop.lock import RUN_DIR, DeviceLock
+from hwloop.lock import RUN_DIR, DeviceLock, command_of
 from hwloop.owner import Owner
 from hwloop.signals import shield
 from udev import BlockDevice, PciDevice, Sysfs
 
 VFIO_DRIVER = "vfio-pci"
+UIO_DRIVER = "uio_pci_generic"
+USER_DRIVERS = (VFIO_DRIVER, UIO_DRIVER)
+"""Drivers of the kernel that only hand a function on to user space."""
+
+# An override that no driver answers to: a device that none shall hold stays free when a module is loaded.
+_NO_DRIVER = "hwloop-none"
 _NODE_SECONDS = 5.0
 _PROBE_SECONDS = 15.0
 _REASONS_SHOWN = 8
 
 
 class Claim(Owner):
-    """The function at `address`, bound to `driver` and held against other processes until `give_back()`.
+    """The device at `address`, bound to `driver` and held against other processes until `give_back()`.
 
-    Raises RefusedError (exit code 3) for a disk in use or a device that another process holds, SetupError for what the
-    machine lacks; nothing has changed then.
+    `driver` None binds it to nothing and keeps it so: for registers that are reached through /dev/mem. `bus` is `pci`
+    or `platform`. Raises RefusedError (exit code 3) for a disk in use or a device that another process holds,
+    SetupError for what the machine lacks; nothing has changed then.
     """
 
     def __init__(
-        self, address: str, driver: str = VFIO_DRIVER, sysfs: Sysfs | None = None, run_dir: Path = RUN_DIR
+        self,
+        address: str,
+        driver: str | None = VFIO_DRIVER,
+        sysfs: Sysfs | None = None,
+        run_dir: Path = RUN_DIR,
+        *,
+        bus: str = "pci",
     ) -> None:
         self.address = address
         self.driver = driver
+        self.bus = bus
         self._sysfs = sysfs or Sysfs()
         self._journal = Journal(run_dir)
         self._active = False
@@ -48,35 +62,48 @@ class Claim(Owner):
             stack.pop_all()
 
     def _take(self) -> None:
-        device = udev.read_pci(self._sysfs, self.address)
-        with held_exclusively(self._sysfs, self.address):
-            check_group(self._sysfs, device)
-            prepare_driver(self._sysfs, self.driver)
-            self._before = self._note(device)
-            # Bound to our driver already, and to stay so: then there is nothing to put back.
-            self._unchanged = (self.driver, device.driver_override) == (self._before.driver, self._before.override)
+        now = read_state(self._sysfs, self.address, self.bus)
+        check_free(self._sysfs, now)
+        with held_exclusively(self._sysfs, self.address, bus=self.bus):
+            if self.driver == VFIO_DRIVER:
+                check_group(self._sysfs, udev.read_pci(self._sysfs, self.address))
+            if self.driver is not None:
+                prepare_driver(self._sysfs, self.driver, bus=self.bus)
+            self._before = self._note(now)
+            # As it shall be already, and to stay so: then there is nothing to put back.
+            self._unchanged = (self.driver, now.override) == (self._before.driver, self._before.override)
             self._active = True
             atexit.register(self.give_back)
             try:
-                udev.bind_device(self._sysfs, self.address, self.driver)
-                self._wait_for_node(device)
+                self._bind()
+                self._wait_for_node()
             except BaseException:
                 self.give_back()
                 raise
 
-    def _note(self, device: PciDevice) -> Entry:
+    def _note(self, now: Entry) -> Entry:
         """Write down the state to go back to. A journal that a crashed process left knows better than the device."""
         left = self._journal.read(self.address)
         if left is not None and not left.lasting:
             return left
-        entry = Entry(self.address, device.driver, device.driver_override, pid=os.getpid())
         if left is None:
-            self._journal.write(entry)
-        return entry
+            self._journal.write(now)
+        return now
 
-    def _wait_for_node(self, device: PciDevice) -> None:
+    def _bind(self) -> None:
+        if self.driver is not None:
+            udev.bind_device(self._sysfs, self.address, self.driver, bus=self.bus)
+            return
+        self._unchanged = False
+        udev.set_override(self._sysfs, self.address, _NO_DRIVER, bus=self.bus)
+        udev.unbind(self._sysfs, self.address, bus=self.bus)
+
+    def _wait_for_node(self) -> None:
         if self.driver == VFIO_DRIVER:
-            udev.wait_for_node(self._sysfs.dev / "vfio" / str(device.iommu_group), _NODE_SECONDS)
+            group = udev.read_pci(self._sysfs, self.address).iommu_group
+            udev.wait_for_node(self._sysfs.dev / "vfio" / str(group), _NODE_SECONDS)
+        elif self.driver == UIO_DRIVER:
+            udev.wait_for_uio(self._sysfs, self.address, _NODE_SECONDS)
 
     def close(self) -> None:
         self.give_back()
@@ -89,10 +116,31 @@ class Claim(Owner):
         atexit.unregister(self.give_back)
         with shield(), self._lock:
             if not self._unchanged:
-                udev.rebind(self._sysfs, self.address, self._before.driver, override=self._before.override)
+                before = self._before
+                udev.rebind(self._sysfs, self.address, before.driver, override=before.override, bus=self.bus)
             left = self._journal.read(self.address)
             if left is not None and not left.lasting:
                 self._journal.remove(self.address)
+
+
+def read_state(sysfs: Sysfs, address: str, bus: str = "pci") -> Entry:
+    """What the device is now, as a journal entry of ours. Raises udev.DeviceNotFound."""
+    driver = udev.current_driver(sysfs, address, bus=bus)
+    override = udev.read_override(sysfs, sysfs.device(address, bus))
+    return Entry(address, driver, override, pid=os.getpid(), bus=bus)
+
+
+def check_free(sysfs: Sysfs, state: Entry) -> None:
+    """Raises RefusedError when another program has the UIO device of the function open. It would lose it without a
+    word, and when it closes its descriptor the kernel turns off bus mastering (Linux, uio_pci_generic release)."""
+    node = udev.uio_node(sysfs, state.address, bus=state.bus) if state.driver == UIO_DRIVER else None
+    others = [pid for pid in udev.processes_with(sysfs, node) if pid != os.getpid()] if node is not None else []
+    if others:
+        raise RefusedError(
+            f"{state.address} is in use: {node} is open in process {others[0]} ({command_of(others[0])}); "
+            "it was not touched",
+            remedy="end that process, then try again",
+        )
 
 
 def why_in_use(sysfs: Sysfs, disks: Iterable[BlockDevice]) -> list[str]:
@@ -101,13 +149,13 @@ def why_in_use(sysfs: Sysfs, disks: Iterable[BlockDevice]) -> list[str]:
 
 
 @contextmanager
-def held_exclusively(sysfs: Sysfs, address: str) -> Iterator[None]:
-    """Hold every disk behind the function open with O_EXCL, which the kernel allows only while nothing uses it: no
+def held_exclusively(sysfs: Sysfs, address: str, *, bus: str = "pci") -> Iterator[None]:
+    """Hold every disk behind the device open with O_EXCL, which the kernel allows only while nothing uses it: no
     mount in any namespace, no swap, no device mapper, no md, no other exclusive open.
 
     Raises RefusedError, with the reasons that can be seen.
     """
-    disks = udev.block_devices_of(sysfs, address)
+    disks = udev.block_devices_of(sysfs, address, bus=bus)
     reasons = why_in_use(sysfs, disks)
     if reasons:
         raise _in_use(address, reasons)
@@ -170,65 +218,69 @@ def check_group(sysfs: Sysfs, device: PciDevice) -> None:
     raise SetupError(fault, remedy=remedy)
 
 
-def prepare_driver(sysfs: Sysfs, driver: str) -> None:
+def prepare_driver(sysfs: Sysfs, driver: str, *, bus: str = "pci") -> None:
     """Load the driver's module if the driver is not there yet. Raises udev.ModuleMissing."""
-    if not udev.driver_exists(sysfs, driver):
+    if not udev.driver_exists(sysfs, driver, bus=bus):
         udev.load_module(driver)
 
 
-def bind_lastingly(address: str, driver: str | None, sysfs: Sysfs | None = None, run_dir: Path = RUN_DIR) -> None:
-    """Bind the function to a driver (None: to none) and leave it so; `restore` undoes it.
+def bind_lastingly(
+    address: str, driver: str | None, sysfs: Sysfs | None = None, run_dir: Path = RUN_DIR, *, bus: str = "pci"
+) -> None:
+    """Bind the device to a driver (None: to none) and leave it so; `restore` undoes it.
 
     Refuses what `Claim` refuses.
     """
     sysfs = sysfs or Sysfs()
     with shield(), DeviceLock(address, run_dir):
-        device = udev.read_pci(sysfs, address)
-        with held_exclusively(sysfs, address):
+        now = read_state(sysfs, address, bus)
+        check_free(sysfs, now)
+        with held_exclusively(sysfs, address, bus=bus):
             if driver is not None:
-                prepare_driver(sysfs, driver)
-            _note_lasting(Journal(run_dir), device)
+                prepare_driver(sysfs, driver, bus=bus)
+            _note_lasting(Journal(run_dir), now)
             if driver is None:
-                udev.unbind(sysfs, address)
+                udev.unbind(sysfs, address, bus=bus)
             else:
-                udev.bind_device(sysfs, address, driver)
+                udev.bind_device(sysfs, address, driver, bus=bus)
 
 
-def _note_lasting(journal: Journal, device: PciDevice) -> None:
+def _note_lasting(journal: Journal, now: Entry) -> None:
     """Keep the oldest state: two binds in a row go back to what was before the first."""
-    left = journal.read(device.address)
-    driver, override = (left.driver, left.override) if left else (device.driver, device.driver_override)
-    journal.write(Entry(device.address, driver, override, lasting=True, pid=os.getpid()))
+    before = journal.read(now.address) or now
+    journal.write(Entry(now.address, before.driver, before.override, lasting=True, pid=os.getpid(), bus=now.bus))
 
 
-def restore(address: str, sysfs: Sysfs | None = None, run_dir: Path = RUN_DIR) -> str | None:
-    """Put a function back to what the journal remembers; without an entry, to the kernel's own choice of driver.
+def restore(address: str, sysfs: Sysfs | None = None, run_dir: Path = RUN_DIR, *, bus: str | None = None) -> str | None:
+    """Put a device back to what the journal remembers; without an entry, to the kernel's own choice of driver.
 
-    Returns the driver that holds it now. Raises RefusedError while another process has it.
+    `bus` None: the journal's, else `pci`. Returns the driver that holds it now. Raises RefusedError while another
+    process has it.
     """
     sysfs = sysfs or Sysfs()
     journal = Journal(run_dir)
     with shield(), DeviceLock(address, run_dir):
-        udev.read_pci(sysfs, address)
         entry = journal.read(address)
+        bus = bus or (entry.bus if entry is not None else "pci")
+        check_free(sysfs, read_state(sysfs, address, bus))
         if entry is not None:
-            udev.rebind(sysfs, address, entry.driver, override=entry.override)
+            udev.rebind(sysfs, address, entry.driver, override=entry.override, bus=bus)
         else:
-            _back_to_default(sysfs, address)
+            _back_to_default(sysfs, address, bus)
         journal.remove(address)
-        return udev.current_driver(sysfs, address)
+        return udev.current_driver(sysfs, address, bus=bus)
 
 
-def _back_to_default(sysfs: Sysfs, address: str) -> None:
-    if udev.current_driver(sysfs, address) == VFIO_DRIVER:
-        udev.unbind(sysfs, address)
-    udev.clear_override(sysfs, address)
-    if udev.current_driver(sysfs, address) is None:
-        sysfs.write(sysfs.drivers_probe(), address, _PROBE_SECONDS)
+def _back_to_default(sysfs: Sysfs, address: str, bus: str) -> None:
+    if udev.current_driver(sysfs, address, bus=bus) in USER_DRIVERS:
+        udev.unbind(sysfs, address, bus=bus)
+    udev.clear_override(sysfs, address, bus=bus)
+    if udev.current_driver(sysfs, address, bus=bus) is None:
+        sysfs.write(sysfs.drivers_probe(bus), address, _PROBE_SECONDS)
 
 
 def restore_all(sysfs: Sysfs | None = None, run_dir: Path = RUN_DIR) -> Iterator[tuple[str, str | OSError | None]]:
-    """`restore` every function that has an entry; yields its address and its driver, or why it failed."""
+    """`restore` every device that has an entry; yields its address and its driver, or why it failed."""
     for address in Journal(run_dir).addresses():
         try:
             yield address, restore(address, sysfs, run_dir)

@@ -14,18 +14,20 @@ from hwloop.errors import SetupError
 from hwloop.lock import RUN_DIR, file_name, make_run_dir
 
 SCHEMA = 1
+BUSES = ("pci", "platform")
 
 
 @dataclass(frozen=True)
 class Entry:
     """The state to go back to: `driver` (None: none) and `override` (None: none). `lasting` marks a change that the
-    user asked for with `hwloop bind`: only `hwloop restore` undoes it."""
+    user asked for with `hwloop bind`: only `hwloop restore` undoes it. `bus` is `pci` or `platform`."""
 
     address: str
     driver: str | None
     override: str | None
     lasting: bool = False
     pid: int = 0
+    bus: str = "pci"
 
 
 class Journal:
@@ -77,7 +79,11 @@ def _parse(text: str) -> Entry:
     data = json.loads(text)
     if data["schema"] != SCHEMA:
         raise ValueError(f"its schema is {data['schema']!r}, not {SCHEMA}")
-    entry = Entry(data["address"], data["driver"], data["override"], data["lasting"], data["pid"])
+    # Older versions knew no other bus, and did not write it down.
+    bus = data.get("bus", "pci")
+    if bus not in BUSES:
+        raise ValueError(f"its bus is {bus!r}")
+    entry = Entry(data["address"], data["driver"], data["override"], data["lasting"], data["pid"], bus)
     for name in (entry.driver, entry.override):
         if not isinstance(name, str | None):
             raise TypeError(f"{name!r} names no driver")

@@ -74,7 +74,7 @@ class DeviceLock(Owner):
             pid = _read_pid(fd)
             os.close(fd)
             raise RefusedError(
-                f"{address} is in use by another hwloop, process {pid} ({_command_of(pid)})",
+                f"{address} is in use by another hwloop, process {pid} ({command_of(pid)})",
                 remedy="wait for it to end",
             )
         if not _is_same_file(fd, self._path):
@@ -114,7 +114,8 @@ def _is_same_file(fd: int, path: Path) -> bool:
         return False
 
 
-def _command_of(pid: int) -> str:
+def command_of(pid: int) -> str:
+    """The command line of a process, for a message."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:

@@ -27,9 +27,10 @@ from udev.errors import BindError, BindTimeout, DeviceNotFound, ModuleMissing, U
 from udev.events import DeviceEvent, Monitor
 from udev.iommu import iommu_group_devices, iommu_group_drivers
 from udev.node import wait_for_node, wait_until
-from udev.pci import OVERRIDE_BUSY, PciDevice, list_pci, read_pci
+from udev.pci import OVERRIDE_BUSY, PciDevice, list_pci, read_override, read_pci
 from udev.platform import MmioNode, list_mmio, read_mmio
 from udev.sysfs import Sysfs, is_pci_address
+from udev.uio import processes_with, uio_node, wait_for_uio
 
 __all__ = [
     "OVERRIDE_BUSY",
@@ -57,13 +58,17 @@ __all__ = [
     "list_pci",
     "load_module",
     "pci_address_of_block",
+    "processes_with",
     "read_block",
     "read_mmio",
+    "read_override",
     "read_pci",
     "rebind",
     "set_override",
+    "uio_node",
     "unbind",
     "wait_for_node",
+    "wait_for_uio",
     "wait_until",
     "who_holds",
 ]

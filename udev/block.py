@@ -45,12 +45,12 @@ class _Mount:
     source: str
 
 
-def block_devices_of(sysfs: Sysfs, address: str) -> list[BlockDevice]:
-    """The disks behind the PCI function at `address`, sorted by name; for a bridge, those behind all it leads to.
+def block_devices_of(sysfs: Sysfs, address: str, *, bus: str = "pci") -> list[BlockDevice]:
+    """The disks behind the device at `address`, sorted by name; for a PCI bridge, those behind all it leads to.
 
     Raises `DeviceNotFound`.
     """
-    return block_devices_under(sysfs, sysfs.pci_device(address))
+    return block_devices_under(sysfs, sysfs.device(address, bus))
 
 
 def block_devices_under(sysfs: Sysfs, path: Path) -> list[BlockDevice]:

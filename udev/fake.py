@@ -136,10 +136,24 @@ class FakeSysfs:
         self._add_device(device, values, driver)
         return folder
 
-    def add_mmio(self, name: str, *, driver: str | None = None, address: int | None = None, size: int = 0x200) -> Path:
-        """Add a platform device; with `address` it has an entry in /proc/iomem. Returns its folder."""
+    def add_mmio(
+        self,
+        name: str,
+        *,
+        driver: str | None = None,
+        address: int | None = None,
+        size: int = 0x200,
+        block: str | None = None,
+        block_size: int = 1 << 20,
+        partitions: Sequence[int] = (),
+    ) -> Path:
+        """Add a platform device; with `address` it has an entry in /proc/iomem, with `block` a disk while `driver`
+        holds it. Returns its folder."""
         folder = self.root / "devices/platform" / name
-        self._add_device(_Device(name, "platform", folder, driver), {"driver_override": "(null)\n"}, driver)
+        device = _Device(name, "platform", folder, driver)
+        if block is not None:
+            device.disk = self._new_disk(block, block_size, False, partitions, b"")
+        self._add_device(device, {"driver_override": "(null)\n"}, driver)
         if address is not None:
             self.add_iomem(address, size, name)
         return folder
@@ -192,6 +206,12 @@ class FakeSysfs:
             (folder / "ns/mnt").symlink_to(f"mnt:[{namespace}]")
             (folder / "root").symlink_to(root)
         return folder
+
+    def add_open_file(self, pid: int, path: Path) -> None:
+        """Let process `pid` have `path` open."""
+        folder = self.add_process(pid) / "fd"
+        folder.mkdir(exist_ok=True)
+        (folder / str(3 + len(list(folder.iterdir())))).symlink_to(path)
 
     def add_mount(
         self,

@@ -38,8 +38,8 @@ def restore(target: str | None) -> None:
     from hwloop import claim, session
 
     if target is not None:
-        address = session.find_in_kernel(target).address
-        click.echo(f"{address}: {claim.restore(address) or 'no driver'}")
+        place = session.find_in_kernel(target)
+        click.echo(f"{place.address}: {claim.restore(place.address, bus=place.bus) or 'no driver'}")
         return
     outcomes, failures = list(claim.restore_all()), []
     if not outcomes:
@@ -58,6 +58,7 @@ def restore(target: str | None) -> None:
 def _leave(target: str, driver: str | None) -> None:
     from hwloop import claim, session
 
-    address = session.find_in_kernel(target).address
-    claim.bind_lastingly(address, driver)
-    click.echo(f"{address}: {driver or 'no driver'}; put it back with: hwloop restore {address}")
+    place = session.find_in_kernel(target)
+    claim.bind_lastingly(place.address, driver, bus=place.bus)
+    name = place.address if place.bus == "pci" else place.target
+    click.echo(f"{place.address}: {driver or 'no driver'}; put it back with: hwloop restore {name}")

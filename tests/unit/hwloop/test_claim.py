@@ -12,7 +12,7 @@ import pytest
 
 import udev
 from hwloop import claim as claim_module
-from hwloop.claim import Claim, bind_lastingly, group_fault, restore, restore_all, why_in_use
+from hwloop.claim import UIO_DRIVER, Claim, bind_lastingly, group_fault, restore, restore_all, why_in_use
 from hwloop.errors import RefusedError, SetupError, exit_code_of
 from hwloop.journal import Entry, Journal
 from hwloop.lock import DeviceLock, lock_holder
@@ -320,7 +320,7 @@ def test_a_driver_that_does_not_take_the_function_leaves_it_with_the_old_one(
 
 
 def _impatient(bind: Any) -> Any:
-    return lambda sysfs, address, driver: bind(sysfs, address, driver, 0.05)
+    return lambda sysfs, address, driver, *, bus: bind(sysfs, address, driver, 0.05, bus=bus)
 
 
 def test_an_override_that_does_not_stay_is_noticed_before_the_unbind(fake: FakeSysfs, run_dir: Path) -> None:
@@ -453,3 +453,162 @@ def test_restore_all_goes_on_after_a_failure(fake: FakeSysfs, run_dir: Path) -> 
     assert outcomes[DISK] == "virtio-pci"
     assert isinstance(outcomes["0000:00:1f.0"], DeviceNotFound)
     assert Journal(run_dir).addresses() == ["0000:00:1f.0"]
+
+
+# --- UIO: no IOMMU, and a node of its own -----------------------------------------------------------------------------
+
+
+def take_for_uio(fake: FakeSysfs, run_dir: Path) -> Claim:
+    return Claim(DISK, UIO_DRIVER, fake.sysfs, run_dir)
+
+
+@pytest.fixture
+def uio(tmp_path: Path) -> FakeSysfs:
+    """A machine with one virtio disk and no IOMMU."""
+    machine = FakeSysfs(tmp_path / "no-iommu")
+    machine.add_driver("uio_pci_generic")
+    machine.add_pci(DISK, 0x1AF4, 0x1001, driver="virtio-pci", block="vda")
+    return machine
+
+
+def test_a_function_without_a_group_is_taken_through_uio_and_given_back(uio: FakeSysfs, run_dir: Path) -> None:
+    with take_for_uio(uio, run_dir):
+        assert driver(uio) == "uio_pci_generic"
+        node = udev.uio_node(uio.sysfs, DISK)
+        assert node == uio.dev / "uio0"
+        assert node.exists()
+    as_before(uio, run_dir)
+
+
+def test_a_neighbour_in_the_group_is_no_matter_for_uio(fake: FakeSysfs, run_dir: Path) -> None:
+    fake.add_driver("uio_pci_generic")
+    fake.add_pci("0000:00:05.1", 0x8086, 0x100E, driver="e1000", iommu_group=7)
+    take_for_uio(fake, run_dir).give_back()
+    as_before(fake, run_dir)
+
+
+def test_the_module_for_uio_is_loaded_by_its_name(
+    fake: FakeSysfs, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(udev, "load_module", fake.add_driver)
+    with take_for_uio(fake, run_dir):
+        assert driver(fake) == "uio_pci_generic"
+
+
+def test_a_uio_node_that_does_not_come_gives_the_function_back(
+    uio: FakeSysfs, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim_module, "_NODE_SECONDS", 0.02)
+    monkeypatch.setattr(uio, "_make_user_node", lambda device, driver: None)
+    with pytest.raises(BindTimeout, match="no UIO device after"):
+        take_for_uio(uio, run_dir)
+    as_before(uio, run_dir)
+
+
+def test_a_function_whose_uio_node_somebody_has_open_is_refused_and_not_touched(uio: FakeSysfs, run_dir: Path) -> None:
+    bind_lastingly(DISK, UIO_DRIVER, uio.sysfs, run_dir)
+    uio.add_open_file(4711, uio.dev / "uio0")
+    uio.writes.clear()
+    for attempt in (
+        lambda: take_for_uio(uio, run_dir),
+        lambda: bind_lastingly(DISK, None, uio.sysfs, run_dir),
+        lambda: restore(DISK, uio.sysfs, run_dir),
+    ):
+        with pytest.raises(RefusedError, match=r"uio0 is open in process 4711 \(.*it was not touched") as caught:
+            attempt()
+        assert exit_code_of(caught.value) == 3
+        assert uio.writes == []
+    assert driver(uio) == "uio_pci_generic"
+
+
+def test_another_uio_node_that_is_open_does_not_matter(uio: FakeSysfs, run_dir: Path) -> None:
+    bind_lastingly(DISK, UIO_DRIVER, uio.sysfs, run_dir)
+    uio.add_open_file(4711, uio.dev / "uio7")
+    take_for_uio(uio, run_dir).give_back()
+    assert driver(uio) == "uio_pci_generic"
+
+
+def test_restore_without_a_journal_takes_a_function_from_uio(uio: FakeSysfs, run_dir: Path) -> None:
+    udev.bind_device(uio.sysfs, DISK, UIO_DRIVER)
+    assert restore(DISK, uio.sysfs, run_dir) == "virtio-pci"
+    as_before(uio, run_dir)
+
+
+# --- Nodes of the platform bus, which are bound to nothing ------------------------------------------------------------
+
+
+NODE = "a003e00.virtio_mmio"
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> FakeSysfs:
+    """A machine with one memory-mapped virtio disk."""
+    machine = FakeSysfs(tmp_path / "board")
+    machine.add_mmio(NODE, driver="virtio-mmio", address=0xA003E00, block="vda", partitions=(4096,))
+    return machine
+
+
+def take_node(board: FakeSysfs, run_dir: Path) -> Claim:
+    return Claim(NODE, None, board.sysfs, run_dir, bus="platform")
+
+
+def node_as_before(board: FakeSysfs, run_dir: Path) -> None:
+    assert udev.current_driver(board.sysfs, NODE, bus="platform") == "virtio-mmio"
+    assert udev.read_override(board.sysfs, board.sysfs.device(NODE, "platform")) is None
+    assert (board.dev / "vda").exists()
+    assert list(run_dir.iterdir()) == []
+
+
+def test_a_node_is_taken_from_its_driver_and_given_back(board: FakeSysfs, run_dir: Path) -> None:
+    with take_node(board, run_dir):
+        assert udev.current_driver(board.sysfs, NODE, bus="platform") is None
+        assert Journal(run_dir).read(NODE) == Entry(NODE, "virtio-mmio", None, pid=os.getpid(), bus="platform")
+    node_as_before(board, run_dir)
+
+
+def test_no_driver_takes_a_node_that_is_ours(board: FakeSysfs, run_dir: Path) -> None:
+    with take_node(board, run_dir):
+        # What loading the driver's module would do.
+        board.sysfs.write(board.sysfs.drivers_probe("platform"), NODE, 1.0)
+        assert udev.current_driver(board.sysfs, NODE, bus="platform") is None
+    node_as_before(board, run_dir)
+
+
+def test_a_node_that_no_driver_held_is_held_by_none_again(board: FakeSysfs, run_dir: Path) -> None:
+    udev.unbind(board.sysfs, NODE, bus="platform")
+    take_node(board, run_dir).give_back()
+    assert udev.current_driver(board.sysfs, NODE, bus="platform") is None
+    assert udev.read_override(board.sysfs, board.sysfs.device(NODE, "platform")) is None
+
+
+def test_the_disk_of_a_node_in_use_is_refused_and_not_touched(board: FakeSysfs, run_dir: Path) -> None:
+    board.add_mount("vda1", "/mnt")
+    for attempt in (
+        lambda: take_node(board, run_dir),
+        lambda: bind_lastingly(NODE, None, board.sysfs, run_dir, bus="platform"),
+    ):
+        with pytest.raises(RefusedError, match=f"{NODE} is in use \\(mount@vda1:/mnt"):
+            attempt()
+    assert board.writes == []
+
+
+def test_after_a_crash_a_node_goes_back_by_the_bus_in_the_journal(board: FakeSysfs, run_dir: Path) -> None:
+    crash(take_node(board, run_dir))
+    assert dict(restore_all(board.sysfs, run_dir)) == {NODE: "virtio-mmio"}
+    node_as_before(board, run_dir)
+
+
+def test_a_node_that_was_unbound_lastingly_is_restored(board: FakeSysfs, run_dir: Path) -> None:
+    bind_lastingly(NODE, None, board.sysfs, run_dir, bus="platform")
+    assert udev.current_driver(board.sysfs, NODE, bus="platform") is None
+    with take_node(board, run_dir):
+        pass
+    assert udev.current_driver(board.sysfs, NODE, bus="platform") is None
+    assert restore(NODE, board.sysfs, run_dir, bus="platform") == "virtio-mmio"
+    node_as_before(board, run_dir)
+
+
+def test_a_node_that_is_not_there_is_said_to_be_missing(board: FakeSysfs, run_dir: Path) -> None:
+    with pytest.raises(DeviceNotFound, match="platform device LNRO0005:09"):
+        Claim("LNRO0005:09", None, board.sysfs, run_dir, bus="platform")
+    assert list(run_dir.iterdir()) == []

@@ -17,7 +17,7 @@ ENTRY = Entry(DISK, "virtio-pci", None, pid=42)
 
 def test_an_entry_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "run")
-    for entry in (ENTRY, Entry(DISK, None, "vfio-pci", lasting=True, pid=7)):
+    for entry in (ENTRY, Entry(DISK, None, "vfio-pci", lasting=True, pid=7), Entry(DISK, None, None, bus="platform")):
         journal.write(entry)
         assert journal.read(DISK) == entry
 
@@ -98,6 +98,7 @@ GOOD = {"schema": 1, "address": DISK, "driver": "virtio-pci", "override": None, 
         "\udc80",
         json.dumps({**GOOD, "schema": 2}),
         json.dumps({**GOOD, "driver": 5}),
+        json.dumps({**GOOD, "bus": "../pci"}),
         json.dumps({**GOOD, "override": ["x"]}),
         json.dumps({key: value for key, value in GOOD.items() if key != "lasting"}),
     ],
@@ -108,6 +109,6 @@ def test_a_file_that_we_did_not_write_is_explained_and_never_followed(tmp_path: 
         Journal(tmp_path).read(DISK)
 
 
-def test_the_format_on_disk_stays_what_older_versions_wrote(tmp_path: Path) -> None:
+def test_the_format_on_disk_stays_what_older_versions_wrote_when_there_was_one_bus(tmp_path: Path) -> None:
     (tmp_path / f"{DISK}.json").write_text(json.dumps(GOOD))
-    assert Journal(tmp_path).read(DISK) == Entry(DISK, "virtio-pci", None, lasting=False, pid=1)
+    assert Journal(tmp_path).read(DISK) == Entry(DISK, "virtio-pci", None, lasting=False, pid=1, bus="pci")
