@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hwloop.errors import DeviceError, DriverError, HwloopError
     from hwloop.hal.base import BufferDirection, Dma, Hal
     from hwloop.owning_queue import OwningQueue
+    from hwloop.probe import probe
     from hwloop.queue import VirtQueue
     from hwloop.session import open  # noqa: A004
     from hwloop.spec import PAGE_SIZE, DeviceStatus, DeviceType, InterruptStatus, PhysAddr
@@ -46,6 +47,7 @@ _HOMES = {
     "VirtQueue": "hwloop.queue",
     "VirtioBlk": "hwloop.device.blk",
     "open": "hwloop.session",
+    "probe": "hwloop.probe",
 }
 
 __all__ = [
@@ -70,6 +72,7 @@ __all__ = [
     "VirtQueue",
     "VirtioBlk",
     "open",
+    "probe",
 ]
 
 
