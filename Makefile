@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := .stamps
+DOORS := $(CURDIR)/build/doors.jsonl
 
 # Each with its reason:
 #   python3-dev gcc libc6-dev   compile the extensions, for this machine and for the guest
@@ -17,7 +18,7 @@ PACKAGES := python3 python3-dev python3-venv gcc libc6-dev qemu-system-x86 mmdeb
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build check lint types unit test vm-test demo bench clean
+.PHONY: help setup build check lint types unit test doors demo bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -56,8 +57,14 @@ unit: build
 
 check: lint types unit  ## lint, types, and the tests that need no VM: under a minute
 
-test: check  ## everything: check, then the tests in the VM
-	$(BIN)/python -m pytest -v tests/vm
+test: check  ## everything: check, the tests on QEMU's own devices, the tests in VMs, the table of doors
+	@mkdir -p build && rm -f $(DOORS)
+	HWLOOP_DOORS=$(DOORS) $(BIN)/python -m pytest -q tests/contract tests/qemu
+	HWLOOP_DOORS=$(DOORS) $(BIN)/python -m pytest -v tests/vm
+	$(BIN)/python -m tests.doors check $(DOORS)
+
+doors:  ## write the table of doors in the README from the last `make test`
+	$(BIN)/python -m tests.doors write $(DOORS)
 
 demo: build  ## boot a VM, drive a disk in it from user space, and confirm the bytes on the host
 	@$(BIN)/python -m hwloop.vm.demo

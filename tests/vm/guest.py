@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from hwloop import vm
+from tests import doors
 
 MIB = 1 << 20
 
@@ -21,8 +22,11 @@ def image(folder: Path, name: str, size: int) -> Path:
 def run_in_guest(*files: str, disks: list[str], qemu: list[str] | None = None, share: Path | None = None) -> None:
     """Run the tests of these files in one guest; their report appears in ours. Asserts that all of them passed."""
     paths = [f"tests/guest/{file}" for file in files]
-    command = ["env", "HWLOOP_GUEST=1", "pytest", "-v", "--durations=12", "-p", "no:cacheprovider", *paths]
+    noted = ["HWLOOP_DOORS=/share/doors.jsonl"] if share is not None else []
+    command = ["env", "HWLOOP_GUEST=1", *noted, "pytest", "-v", "--durations=12", "-p", "no:cacheprovider", *paths]
     result = vm.run(command, disks=disks, qemu=qemu or [], share=share, timeout=900)
+    if share is not None:
+        doors.merge(share / "doors.jsonl")
     sys.stdout.write(_text(result.stdout))
     sys.stderr.write(_text(result.stderr))
     assert result.returncode == 0, f"tests failed in the guest; it said:\n{_text(result.stdout)[-6000:]}"
