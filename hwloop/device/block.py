@@ -261,11 +261,13 @@ class BlockDevice(Driver, BlockDriverOps):
                 return
         raise QueueFull
 
-    def _publish(self, request: Request) -> None:
+    def _publish(self, request: Request | None) -> None:
+        """`request` is the one whose caller will never see a token if this fails."""
         try:
             self._make_available()
         except OSError as failure:
-            request.wanted = False
+            if request is not None:
+                request.wanted = False
             error = DeviceLost(f"the device cannot be notified: {failure.strerror}", remedy="open it again")
             error.__cause__ = failure
             self._give_up(error)

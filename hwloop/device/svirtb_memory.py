@@ -1,0 +1,159 @@
+"""Memory and disks as the svirtb device model sees them."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from hwloop.errors import InvalidParam, RefusedError, SetupError
+from hwloop.hal.fake import DmaFault, FakeHal
+from hwloop.owner import Owner
+
+
+class BadAddress(LookupError):
+    """The driver named memory that is not there, or not the device's to use like that."""
+
+
+class Memory(ABC):
+    """What the device reaches by DMA. Every method raises BadAddress."""
+
+    @abstractmethod
+    def read(self, address: int, length: int) -> bytes:
+        """Bytes that the driver wrote."""
+
+    @abstractmethod
+    def write(self, address: int, data: bytes) -> None:
+        """Bytes for the driver."""
+
+
+class HalMemory(Memory):
+    """What a driver in this process shared with its device through a `FakeHal`, and nothing else."""
+
+    def __init__(self, hal: FakeHal) -> None:
+        self.hal = hal
+
+    def read(self, address: int, length: int) -> bytes:
+        return ctypes.string_at(self._translate(address, length, writable=False), length)
+
+    def write(self, address: int, data: bytes) -> None:
+        ctypes.memmove(self._translate(address, len(data), writable=True), data, len(data))
+
+    def _translate(self, address: int, length: int, *, writable: bool) -> int:
+        try:
+            return self.hal.translate(address, length, writable)
+        except DmaFault as fault:
+            raise BadAddress(str(fault)) from fault
+
+
+@dataclass(frozen=True)
+class RamBlock:
+    """A run of guest memory at physical `address`."""
+
+    address: int
+    bytes: mmap.mmap
+
+
+class GuestRam(Memory):
+    """The memory of a machine, as runs that are mapped here."""
+
+    def __init__(self, blocks: list[RamBlock] | None = None) -> None:
+        self.blocks = blocks or []
+
+    def read(self, address: int, length: int) -> bytes:
+        block, start = self._find(address, length)
+        return block.bytes[start : start + length]
+
+    def write(self, address: int, data: bytes) -> None:
+        block, start = self._find(address, len(data))
+        block.bytes[start : start + len(data)] = data
+
+    def _find(self, address: int, length: int) -> tuple[RamBlock, int]:
+        for block in self.blocks:
+            if block.address <= address and address + length <= block.address + len(block.bytes):
+                return block, address - block.address
+        raise BadAddress(f"{length} bytes at {address:#x} are not in the memory of the machine")
+
+
+class Backing(Owner):
+    """The bytes of a disk; `size` of them."""
+
+    size: int
+
+    @abstractmethod
+    def read(self, offset: int, length: int) -> bytes:
+        """Raises OSError."""
+
+    @abstractmethod
+    def write(self, offset: int, data: bytes) -> None:
+        """Durable when it returns. Raises OSError."""
+
+
+class BytesBacking(Backing):
+    """A disk in memory."""
+
+    def __init__(self, data: bytearray) -> None:
+        self.data = data
+        self.size = len(data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return bytes(self.data[offset : offset + length])
+
+    def write(self, offset: int, data: bytes) -> None:
+        self.data[offset : offset + len(data)] = data
+
+    def close(self) -> None:
+        """Memory needs no closing."""
+
+
+class FileBacking(Backing):
+    """A disk image, which nobody else of us may use meanwhile.
+
+    Raises SetupError when it cannot be opened for writing, RefusedError when it is in use, InvalidParam when it is
+    not whole sectors.
+    """
+
+    def __init__(self, path: str) -> None:
+        try:
+            # The protocol cannot flush, so that a write that completes has to be on the disk.
+            self._fd = os.open(path, os.O_RDWR | os.O_DSYNC | os.O_CLOEXEC)
+        except OSError as error:
+            raise SetupError.refused(
+                f"cannot open {path}", error, remedy="give a disk image that can be written"
+            ) from (error)
+        try:
+            self.size = _usable_size(self._fd, path)
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self, offset: int, length: int) -> bytes:
+        data = os.pread(self._fd, length, offset)
+        if len(data) < length:
+            raise OSError(5, f"the image ends {length - len(data)} bytes early")
+        return data
+
+    def write(self, offset: int, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._fd, view, offset)
+            view, offset = view[written:], offset + written
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def _usable_size(fd: int, path: str) -> int:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RefusedError(f"{path} is in use", remedy="end the program that has it open") from None
+    size = os.lseek(fd, 0, os.SEEK_END)
+    if not size or size % 512:
+        raise InvalidParam(f"{path} has {size} bytes, which is no disk of whole sectors", remedy="truncate -s 16M FILE")
+    return size
