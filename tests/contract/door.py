@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pytest
 
-from hwloop.device.blk import VirtioBlk
+from hwloop.device.block import BlockDevice
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,11 @@ class Door(ABC):
     target = ""
     """What a user gives to get there, for the table in the README; "" for a door that only tests have."""
     can: frozenset[str] = frozenset()
+    lacks: Mapping[str, str] = {}
+    """What its device has not, of what every virtio device has, each with the reason."""
+    device_name = "virtio-blk"
 
-    def open(self, size: int, **wants: object) -> VirtioBlk:
+    def open(self, size: int, **wants: object) -> BlockDevice:
         """A driver on a new disk of `size` zero bytes. Skips the test that wants what this door has not."""
         asked = Wants(**wants)  # type: ignore[arg-type]
         usual = Wants()
@@ -41,12 +45,17 @@ class Door(ABC):
         self.make(size, asked)
         return self.reopen()
 
+    def needs(self, what: str) -> None:
+        """Skips the test when the device has not got it."""
+        if what in self.lacks:
+            pytest.skip(f"the door {self.name} has no {what}: {self.lacks[what]}")
+
     @abstractmethod
     def make(self, size: int, wants: Wants) -> None:
         """Make the disk."""
 
     @abstractmethod
-    def reopen(self) -> VirtioBlk:
+    def reopen(self) -> BlockDevice:
         """Another driver on the disk that `open` made, after the one before was closed."""
 
     @abstractmethod

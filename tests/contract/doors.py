@@ -19,6 +19,7 @@ from hwloop.transport.fake_pci import FakePciFunction
 from hwloop.transport.pci_modern import PciTransport
 from pci import ConfigSpace
 from tests.contract.door import Door, Wants
+from tests.contract.svirtb_doors import SvirtbDoor
 
 REQUEST_SECONDS = 0.1
 
@@ -89,6 +90,7 @@ DOORS: dict[str, Callable[[], Door]] = {
     "fake": FakeDoor,
     "pci": PciDoor,
     "pci-1.0": OldPciDoor,
+    "svirtb": SvirtbDoor,
 }
 for _name, _door in DOORS.items():
     _door.name = _name  # type: ignore[attr-defined]
