@@ -7,8 +7,9 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from hwloop.errors import DeviceError, DeviceLost
+from hwloop.errors import DeviceError, DeviceLost, Unsupported
 from hwloop.hal.base import BufferDirection, Dma, Hal, pages_for
+from hwloop.hal.interrupt import Interrupt
 from hwloop.owner import Owner
 from hwloop.queue import VirtQueue
 from hwloop.signals import shield
@@ -115,6 +116,7 @@ class Device(Driver):
         super().__init__(hal)
         self.transport = transport
         self.queues: list[VirtQueue] = []
+        self._line: Interrupt | None = None
         try:
             self.negotiated = transport.begin_init(self.SUPPORTED_FEATURES)
             self._set_up()
@@ -148,6 +150,30 @@ class Device(Driver):
         self.queues.append(queue)
         return queue
 
+    def enable_interrupts(self) -> None:
+        """Wait on the device's interrupt from now on instead of polling. Idempotent.
+
+        Raises Unsupported where the Hal has no interrupt of this device, SetupError where it cannot be had.
+        """
+        if self._line is not None:
+            return
+        self._line = self.hal.interrupt()
+        if self._line is None:
+            raise Unsupported(
+                f"the {self.hal.name} HAL brings no interrupt of this device", remedy="poll: leave wait=irq out"
+            )
+        for queue in self.queues:
+            queue.use_interrupt(self._line)
+
+    def disable_interrupts(self) -> None:
+        """Poll from now on, and let go of the interrupt. Idempotent."""
+        line, self._line = self._line, None
+        if line is None:
+            return
+        with line:
+            for queue in self.queues:
+                queue.use_interrupt(None)
+
     def _tear_down(self) -> None:
         with ExitStack() as steps:  # The last one first, and each of them whatever the others raise.
             steps.callback(self.hal.close)
@@ -159,6 +185,7 @@ class Device(Driver):
                 steps.callback(queue.close)
             steps.callback(self._abandon_requests)
             steps.callback(self.transport.stop_dma)
+            steps.callback(self.disable_interrupts)
 
     def _reset_for_good(self) -> None:
         """Reset the device for the last time. Unless that is known to have worked, no memory is used again."""

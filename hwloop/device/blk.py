@@ -202,6 +202,10 @@ class VirtioBlk(Device, BlockDevice):
             self._slots.free.append(request.slot)
 
     def _fault(self) -> str:
+        try:
+            self.hal.check()
+        except HwloopError as error:
+            return error.problem
         return _fault_of(self.transport.get_status())
 
     def _diagnosis(self) -> Iterator[str]:

@@ -10,6 +10,7 @@ HALS: Registry[type[Hal]] = Registry(
     "HAL",
     {
         "fake": "hwloop.hal.fake:FakeHal",
+        "uio": "hwloop.hal.uio:UioHal",
         "vfio": "hwloop.hal.vfio:VfioHal",
     },
 )

@@ -82,6 +82,12 @@ class Hal(Owner):
         """
         return None
 
+    def check(self) -> None:
+        """Look whether the device that keeps us waiting can still reach its memory; for one that is set up.
+
+        Raises DeviceLost, or DmaError, with the reason. Where nothing can be seen, nothing is wrong.
+        """
+
     @abstractmethod
     def quarantine(self) -> None:
         """The device may still be writing: from now on no memory is freed or used again, also not by `close()`."""

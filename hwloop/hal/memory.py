@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 
+from hwloop.owner import Owner
+
 HUGE_PAGE = 2 << 20
 """Bytes of a huge page as Linux gives them by default on x86-64 and on arm64 with 4 KiB pages."""
 
@@ -12,7 +14,7 @@ HUGE_PAGE = 2 << 20
 _MAP_HUGETLB = 0x40000
 
 
-class AnonymousMemory:
+class AnonymousMemory(Owner):
     """Zeroed memory shared with nobody and backed by no file, so nothing is left over however we die.
 
     Huge pages where some are free, else ordinary ones; `huge` tells. A child process does not inherit it.

@@ -18,6 +18,8 @@ from hwloop.hal.arena import Arena
 from hwloop.hal.base import BounceHal, BufferDirection
 from hwloop.hal.iova import IovaAllocator
 from hwloop.hal.memory import HUGE_PAGE, AnonymousMemory
+from hwloop.hal.physical import Pagemap, physical_arena
+from hwloop.owner import Owner
 from mmio import FdRegion, MappedFile, Window
 from pci import FdConfigAccess, IoBar, MemoryBar
 
@@ -50,6 +52,7 @@ class VfioHal(BounceHal):
         super().__init__()
         self.address = address
         self._bars = bars
+        self._pagemap: Pagemap | None = None
         with ExitStack() as stack:
             self._container = _open_container(dev)
             stack.callback(os.close, self._container)
@@ -108,21 +111,36 @@ class VfioHal(BounceHal):
                 return bar
         raise InvalidParam(f"{size:#x} bytes at {paddr:#x} are in no {kind.__name__} of {self.address}")
 
+    def use_physical_addresses(self) -> None:
+        """Map memory at its physical addresses from now on, which need huge pages; before any of it is allocated.
+
+        For a device that may go past the IOMMU, as QEMU's do without VIRTIO_F_ACCESS_PLATFORM: such an address is
+        right either way, and any other one would be somebody else's memory. Raises SetupError.
+        """
+        assert not any(self._arenas.values()), "memory was mapped elsewhere already"
+        self._pagemap = self._resources.enter_context(Pagemap())
+
     def _new_arena(self, size: int, direction: BufferDirection) -> Arena:
-        memory = AnonymousMemory(size)
-        iova = self._iovas.allocate(memory.size, HUGE_PAGE)
+        arena = self._arena_anywhere(size) if self._pagemap is None else physical_arena(size, self._pagemap)
         try:
-            vfio.map_dma(self._container, memory.address, iova, memory.size, _MAP_FLAGS[direction])
+            vfio.map_dma(self._container, arena.vaddr, arena.iova, arena.size, _MAP_FLAGS[direction])
         except OSError as error:
-            self._iovas.release(iova)
-            memory.close()
+            self._drop(arena)
             raise _map_error(error, size) from error
-        return Arena(memory.address, iova, memory.size, memory)
+        return arena
+
+    def _arena_anywhere(self, size: int) -> Arena:
+        memory = AnonymousMemory(size)
+        return Arena(memory.address, self._iovas.allocate(memory.size, HUGE_PAGE), memory.size, memory)
 
     def _free_arena(self, arena: Arena) -> None:
         vfio.unmap_dma(self._container, arena.iova, arena.size)
-        self._iovas.release(arena.iova)
+        self._drop(arena)
+
+    def _drop(self, arena: Arena) -> None:
         if isinstance(arena.owner, AnonymousMemory):
+            self._iovas.release(arena.iova)
+        if isinstance(arena.owner, Owner):
             arena.owner.close()
 
 
