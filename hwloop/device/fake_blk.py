@@ -59,7 +59,7 @@ class FakeBlk(FakeDevice):
     def set_config(self, offset: int, width: int, value: int) -> None:
         """Change the configuration as a device does: the generation changes with it."""
         self.config[offset : offset + width] = value.to_bytes(width, "little")
-        self.generation = self.generation + 1 & 0xFF
+        self.config_changed()
 
     def serve(self, chain: Chain) -> int:
         everything = chain.read()

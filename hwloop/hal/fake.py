@@ -18,8 +18,9 @@ from mmio import Window
 if TYPE_CHECKING:
     from mmio import Region
 
-# Far from any address of ours, and each arena in a range of its own, so that the space between two always faults.
-_RANGES = [(base << 40, (base << 40) + (64 << 20) - 1) for base in range(0x11, 0x51)]
+# Far from any address of ours, and each arena in a range of its own, so that the space between two always faults. Below
+# 2**44, which is all that a legacy device can be told.
+_RANGES = [(base << 36, (base << 36) + (64 << 20) - 1) for base in range(0x11, 0x51)]
 _READABLE = (BufferDirection.DriverToDevice, BufferDirection.Both)
 _WRITABLE = (BufferDirection.DeviceToDriver, BufferDirection.Both)
 

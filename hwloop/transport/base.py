@@ -31,6 +31,8 @@ class Transport(Owner):
     name = ""
     negotiated = 0
     """The features that `begin_init` settled on, as bits."""
+    has_config_generation = True
+    """The device counts the changes of its configuration. A legacy one does not (VIRTIO 1.4, 2.5.4)."""
     fixed_queue_size = False
     """The device sets the size of its queues, and the driver has to take it (VIRTIO 1.4, 4.1.5.1.3.1)."""
     config_vector: int | None = None
@@ -194,15 +196,16 @@ class Transport(Owner):
             self.set_status(status | DeviceStatus.FAILED)
 
     def read_consistent(self, f: Callable[[], T], seconds: float = CONFIG_ATTEMPTS_SECONDS) -> T:
-        """Call `f`, which reads configuration fields, until the generation is the same before and after it.
+        """Call `f`, which reads configuration fields, until the generation is the same before and after it; where there
+        is none, until two calls in a row agree.
 
-        What `f` raises while the generation is stable is raised. Raises DeviceError (VIRTIO 1.4, 2.5.3).
+        What `f` raises while the configuration is stable is raised. Raises DeviceError (VIRTIO 1.4, 2.5.3).
         """
         deadline = Deadline(seconds)
+        attempt = self._between_generations if self.has_config_generation else _twice
         while True:
-            before = self.read_config_generation()
-            result, error = _outcome(f)
-            if self.read_config_generation() == before:
+            stable, result, error = attempt(f)
+            if stable:
                 if error is not None:
                     raise error
                 return result[0]
@@ -210,8 +213,13 @@ class Transport(Owner):
                 text = f"the configuration of the device did not stop changing for {seconds:g} s"
                 raise DeviceError(text, section="2.5.3")
 
+    def _between_generations(self, f: Callable[[], T]) -> tuple[bool, list[T], OSError | None]:
+        before = self.read_config_generation()
+        result, error = _outcome(f)
+        return self.read_config_generation() == before, result, error
+
     def _choose(self, offered: int, supported: int | Callable[[int], int]) -> int:
-        chosen = supported(offered) if callable(supported) else offered & supported
+        chosen = supported(offered) if callable(supported) else offered & (supported | _always_accepted(offered))
         unoffered = chosen & ~offered
         if unoffered:
             names = ", ".join(feature_names(unoffered, self.device_type()))
@@ -235,6 +243,18 @@ class Transport(Owner):
         raise FeaturesRefused(
             f"the device refused the accepted features ({accepted}) of those it offers ({offered:#x})", section="3.1.1"
         )
+
+
+def _always_accepted(offered: int) -> int:
+    """ANY_LAYOUT of a legacy device: a driver that also drives modern ones must accept it (VIRTIO 1.4, 6.3)."""
+    return 0 if offered & Feature.VERSION_1 else int(Feature.ANY_LAYOUT)
+
+
+def _twice(f: Callable[[], T]) -> tuple[bool, list[T], OSError | None]:
+    """A legacy device has no generation, so the only sign of a torn value is another one (VIRTIO 1.4, 2.5.4)."""
+    first, first_error = _outcome(f)
+    second, error = _outcome(f)
+    return first == second and type(first_error) is type(error), second, error
 
 
 def _outcome(f: Callable[[], T]) -> tuple[list[T], OSError | None]:

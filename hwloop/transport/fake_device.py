@@ -6,11 +6,12 @@ Each way of misbehaving is a switch in `Faults`; all are off by default.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cython_ring import Chain, DeviceSideSplit
 from hwloop.hal.fake import FakeHal
-from hwloop.spec import DeviceStatus, DeviceType, Feature, feature_names
+from hwloop.spec import DeviceStatus, DeviceType, Feature, InterruptStatus, feature_names
 
 _STEPS = (DeviceStatus.ACKNOWLEDGE, DeviceStatus.DRIVER, DeviceStatus.FEATURES_OK, DeviceStatus.DRIVER_OK)
 
@@ -35,6 +36,8 @@ class Faults:
     """So many notifications are not seen."""
     generation_steps: int = 0
     """The configuration changes at so many further reads of the generation; -1: at every one."""
+    refuse_vectors: bool = False
+    """No MSI-X vector can be given to an event."""
     gone: bool = False
     """The device was unplugged: every register reads all ones."""
 
@@ -50,6 +53,7 @@ class FakeQueue:
     device: int = 0
     enabled: bool = False
     was_reset: bool = False
+    vector: int | None = None
     ring: DeviceSideSplit | None = None
     held: list[Chain] = field(default_factory=list)
 
@@ -77,6 +81,11 @@ class FakeDevice:
         self.bus_master = False
         self.legacy = False
         """Driven through a legacy interface: 32 features, no FEATURES_OK. A register bank of that kind sets it."""
+        self.interrupt_status = InterruptStatus(0)
+        """What the device interrupted for and nobody has acknowledged."""
+        self.config_vector: int | None = None
+        self.send_message: Callable[[int | None], bool] | None = None
+        """Set by a register bank with MSI-X: sends the message of a vector, False where messages are off."""
         self._resetting = 0
         self.status_writes: list[int] = []
 
@@ -167,6 +176,23 @@ class FakeDevice:
             raise RuleBroken("the configuration was written before FEATURES_OK (3.1.1)")
         self.config[offset : offset + width] = value.to_bytes(width, "little")
 
+    # --- Interrupts ---------------------------------------------------------------------------------------------------
+
+    def config_changed(self) -> None:
+        """Tell the driver that the configuration is another one: the generation, and an interrupt once it is live."""
+        self.generation = self.generation + 1 & 0xFF
+        if self.status & DeviceStatus.DRIVER_OK:
+            self._interrupt(InterruptStatus.DEVICE_CONFIGURATION_INTERRUPT, self.config_vector)
+
+    def acknowledge(self, causes: int) -> None:
+        """The driver has seen these causes of an interrupt."""
+        self.interrupt_status = InterruptStatus(self.interrupt_status & ~causes)
+
+    def _interrupt(self, cause: InterruptStatus, vector: int | None) -> None:
+        """With MSI-X on there is no interrupt status, and an event without a vector stays silent (4.1.4.5.1)."""
+        if self.send_message is None or not self.send_message(vector):
+            self.interrupt_status |= cause
+
     # --- Queues -------------------------------------------------------------------------------------------------------
 
     def enable(self, index: int) -> None:
@@ -226,6 +252,8 @@ class FakeDevice:
         for chain in reversed(chosen) if backwards else chosen:
             assert queue.ring is not None
             queue.ring.complete(chain.head, self.serve(chain))
+        if chosen and queue.ring is not None and queue.ring.needs_used_notification():
+            self._interrupt(InterruptStatus.QUEUE_INTERRUPT, queue.vector)
 
     def serve(self, chain: Chain) -> int:
         """Do what a buffer asks for; returns how many bytes were written."""
@@ -247,6 +275,8 @@ class FakeDevice:
     def _reset(self) -> None:
         self.status = DeviceStatus(0)
         self.driver_features = 0
+        self.interrupt_status = InterruptStatus(0)
+        self.config_vector = None
         self.queues = [FakeQueue(queue.max_size) for queue in self.queues]
 
     def _refuse_if_resetting(self) -> None:
