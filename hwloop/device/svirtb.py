@@ -76,6 +76,7 @@ class SvirtbBlk(BlockDevice):
     def _forget_ring(self) -> None:
         """Entries are counted for ever, from 0; what the registers hold of that is for `Interpretation` to say."""
         self._added = self._published = self._completed = 0
+        self._new = 0
         self._batching = False
         self._order: deque[int] = deque()
 
@@ -184,7 +185,8 @@ class SvirtbBlk(BlockDevice):
     def _take_completions(self) -> None:
         """Entries complete in the order of the ring. A device that is not READY is not believed: what its tail says
         may be what a reset left there."""
-        new = self._read_progress()
+        new = self._new or self._read_progress()
+        self._new = 0
         if not new:
             return
         if fault := self.registers.status_fault():
@@ -220,7 +222,8 @@ class SvirtbBlk(BlockDevice):
 
     def _has_completed(self) -> bool:
         try:
-            return self._read_progress() > 0
+            self._new = self._read_progress()
+            return self._new > 0
         except OSError as error:
             # `_reap` meets it again, and gives the device up.
             return isinstance(error, HwloopError)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import mmap
 import os
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 from hwloop.errors import InvalidParam, RefusedError, SetupError
 from hwloop.hal.fake import DmaFault, FakeHal
 from hwloop.owner import Owner
+from hwloop.qtest.proxy import Ram
 
 
 class BadAddress(LookupError):
@@ -49,18 +48,10 @@ class HalMemory(Memory):
             raise BadAddress(str(fault)) from fault
 
 
-@dataclass(frozen=True)
-class RamBlock:
-    """A run of guest memory at physical `address`."""
-
-    address: int
-    bytes: mmap.mmap
-
-
 class GuestRam(Memory):
     """The memory of a machine, as runs that are mapped here."""
 
-    def __init__(self, blocks: list[RamBlock] | None = None) -> None:
+    def __init__(self, blocks: list[Ram] | None = None) -> None:
         self.blocks = blocks or []
 
     def read(self, address: int, length: int) -> bytes:
@@ -71,7 +62,7 @@ class GuestRam(Memory):
         block, start = self._find(address, len(data))
         block.bytes[start : start + len(data)] = data
 
-    def _find(self, address: int, length: int) -> tuple[RamBlock, int]:
+    def _find(self, address: int, length: int) -> tuple[Ram, int]:
         for block in self.blocks:
             if block.address <= address and address + length <= block.address + len(block.bytes):
                 return block, address - block.address
