@@ -218,6 +218,15 @@ def check_group(sysfs: Sysfs, device: PciDevice) -> None:
     raise SetupError(fault, remedy=remedy)
 
 
+def translates(sysfs: Sysfs, device: PciDevice) -> bool:
+    """Whether an IOMMU stands between the function and memory, and is not set to let addresses through as they are
+    (Linux Documentation/ABI/testing/sysfs-kernel-iommu_groups)."""
+    if device.iommu_group is None:
+        return False
+    kind = sysfs.read_optional(sysfs.root / "kernel/iommu_groups" / str(device.iommu_group) / "type")
+    return kind != "identity"
+
+
 def prepare_driver(sysfs: Sysfs, driver: str, *, bus: str = "pci") -> None:
     """Load the driver's module if the driver is not there yet. Raises udev.ModuleMissing."""
     if not udev.driver_exists(sysfs, driver, bus=bus):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import udev
-from hwloop.claim import group_fault, why_in_use
+from hwloop.claim import group_fault, translates, why_in_use
 from hwloop.lock import lock_holder
 from hwloop.spec import device_type_of_pci_id, is_transitional_pci_id, is_virtio_pci_id
 from udev import PciDevice, Sysfs
@@ -94,4 +94,5 @@ def _why_not(sysfs: Sysfs, device: PciDevice, uses: tuple[str, ...], locked_by: 
         return f"in use: {', '.join(uses)}"
     if locked_by is not None:
         return f"in use by another hwloop, process {locked_by}"
-    return group_fault(sysfs, device)
+    # Without an IOMMU that translates it is taken through UIO, which asks for no group.
+    return group_fault(sysfs, device) if translates(sysfs, device) else ""

@@ -1,23 +1,42 @@
-"""A virtio PCI function of this machine, through VFIO."""
+"""A virtio PCI function of this machine, through VFIO or UIO, by its modern or its legacy interface."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import udev
-from hwloop.claim import Claim
+from hwloop.claim import UIO_DRIVER, VFIO_DRIVER, Claim, group_fault, translates
+from hwloop.device import Device, Driver
 from hwloop.door.base import KernelPlace, Opened, check_options
-from hwloop.errors import Unsupported
+from hwloop.errors import SetupError, Unsupported
+from hwloop.hal.uio import UioHal
 from hwloop.hal.vfio import VfioHal
 from hwloop.signals import shield
-from hwloop.spec import DeviceType, device_type_of_pci_id, is_virtio_pci_id
+from hwloop.spec import DeviceType, Feature, device_type_of_pci_id, is_transitional_pci_id, is_virtio_pci_id
 from hwloop.target import Target
+from hwloop.transport import TRANSPORTS, Transport
+from hwloop.transport.pci_capability import CfgType, virtio_capabilities
 from hwloop.transport.pci_modern import PciTransport
-from pci import ConfigSpace, parse_resource_file
+from pci import BarInfo, CapabilityError, ConfigAccessError, ConfigSpace, IoBar, SysfsConfigAccess, parse_resource_file
 from udev import PciDevice, Sysfs
 
-OPTIONS = {"hal": ("vfio",)}
+OPTIONS = {"hal": ("vfio", "uio"), "mode": ("modern", "legacy"), "wait": ("poll", "irq")}
+
+_DRIVERS = {"vfio": VFIO_DRIVER, "uio": UIO_DRIVER}
+_LEGACY_BAR = 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a function is reached: `hal` is `vfio` or `uio`, `mode` is `modern` or `legacy`; `why` these."""
+
+    hal: str
+    mode: str
+    why: str
 
 
 class PciPlace(KernelPlace):
@@ -34,19 +53,116 @@ class PciPlace(KernelPlace):
     def device_type(self) -> DeviceType:
         return self._type
 
+    @cached_property
+    def choice(self) -> Choice:
+        """Which way this is reached, and why. Reads configuration space, changes nothing.
+
+        Raises Unsupported for a mode that the function does not have.
+        """
+        hal, why_hal = _choose_hal(self._sysfs, self.device, self.target.options.get("hal"))
+        mode, why_mode = self._choose_mode(self.target.options.get("mode"))
+        return Choice(hal, mode, "; ".join(why for why in (why_hal, why_mode) if why))
+
     def open_transport(self) -> Opened:
-        sysfs = self._sysfs
+        choice = self.choice
         with ExitStack() as stack:
             with shield():
-                claim = Claim(self.address, sysfs=sysfs)
+                claim = Claim(self.address, _DRIVERS[choice.hal], sysfs=self._sysfs)
                 stack.callback(claim.give_back)
                 bars = parse_resource_file(self.device.resource)
-                # A function without a group was refused by the claim.
-                group = cast(int, self.device.iommu_group)
-                hal = stack.enter_context(VfioHal(self.address, group, bars, str(sysfs.dev)))
-                transport = stack.enter_context(PciTransport(hal, ConfigSpace(hal.config_access()), bars))
+                hal = self._make_hal(choice.hal, bars)
+                stack.enter_context(hal)
+                transport = stack.enter_context(_make_transport(choice.mode, hal, bars))
+                self._settle_addresses(hal, transport.read_device_features())
             # A signal that came meanwhile was raised at the end of the shield, and `stack` has given everything back.
-            return Opened(transport, hal, stack.pop_all())
+            return Opened(transport, hal, stack.pop_all(), choice.why)
+
+    def open(self) -> Driver:
+        """As every place; with `wait=irq` its queues wait on the device's interrupt. Raises Unsupported without one."""
+        with ExitStack() as stack:
+            with shield():
+                device = stack.enter_context(super().open())
+                if self.target.options.get("wait") == "irq":
+                    cast(Device, device).enable_interrupts()
+            stack.pop_all()
+        return device
+
+    def _make_hal(self, name: str, bars: Mapping[int, BarInfo]) -> VfioHal | UioHal:
+        if name == "uio":
+            return UioHal(self.address, bars, self._sysfs)
+        # A function without a group was refused by the claim.
+        return VfioHal(self.address, cast(int, self.device.iommu_group), bars, str(self._sysfs.dev))
+
+    def _settle_addresses(self, hal: VfioHal | UioHal, features: int) -> None:
+        """See to it that the addresses which the device will be given are the ones that it uses.
+
+        Without ACCESS_PLATFORM it may go past the IOMMU, as QEMU's do (VIRTIO 1.4, 6.1): then only physical addresses
+        are right. With it, physical addresses are wrong where the IOMMU translates. Raises SetupError.
+        """
+        through_iommu = bool(features & Feature.ACCESS_PLATFORM)
+        if self.choice.hal == "vfio":
+            if not through_iommu:
+                cast(VfioHal, hal).use_physical_addresses()
+        elif through_iommu and translates(self._sysfs, self.device):
+            raise SetupError(
+                f"{self.address} reaches memory through IOMMU group {self.device.iommu_group}, and UIO can map nothing "
+                "there",
+                remedy="use hal=vfio, or boot with iommu=pt",
+            )
+
+    def _choose_mode(self, wanted: str | None) -> tuple[str, str]:
+        device = self.device
+        if not is_transitional_pci_id(device.device_id):
+            if wanted == "legacy":
+                raise Unsupported(
+                    f"{device.address} ({device.vendor_id:04x}:{device.device_id:04x}) has no legacy interface: "
+                    "its id is that of a modern device",
+                    remedy="leave mode=legacy out",
+                )
+            return "modern", ""
+        if wanted == "legacy":
+            return self._legacy("mode=legacy was asked for")
+        if self._has_modern_interface():
+            return "modern", ""
+        if wanted == "modern":
+            raise Unsupported(
+                f"{device.address} has no virtio capabilities: it is a legacy device", remedy="leave mode=modern out"
+            )
+        return self._legacy("it has no virtio capabilities, so no modern interface")
+
+    def _legacy(self, why: str) -> tuple[str, str]:
+        if not isinstance(parse_resource_file(self.device.resource).get(_LEGACY_BAR), IoBar):
+            raise Unsupported(f"{self.address} has no legacy interface: BAR {_LEGACY_BAR} is no I/O BAR")
+        return "legacy", why
+
+    def _has_modern_interface(self) -> bool:
+        """Whether there is a capability for the common configuration. Where that cannot be known there is one: the
+        modern transport then says what is wrong."""
+        try:
+            with SysfsConfigAccess(self._sysfs.pci_device(self.address) / "config") as access:
+                found = virtio_capabilities(ConfigSpace(access))
+                return any(capability.cfg_type == CfgType.COMMON_CFG for capability in found)
+        except (CapabilityError, ConfigAccessError):
+            return True
+
+
+def _choose_hal(sysfs: Sysfs, device: PciDevice, wanted: str | None) -> tuple[str, str]:
+    """The safest that works here: VFIO confines the device to its memory, UIO does not."""
+    if wanted is not None:
+        return wanted, f"hal={wanted} was asked for"
+    fault = group_fault(sysfs, device)
+    if not fault:
+        return "vfio", f"IOMMU group {device.iommu_group} confines it"
+    # With a group that VFIO cannot have, but which translates, physical addresses would be wrong: VFIO says what to do.
+    return ("vfio" if translates(sysfs, device) else "uio"), fault
+
+
+def _make_transport(mode: str, hal: VfioHal | UioHal, bars: Mapping[int, BarInfo]) -> Transport:
+    config = ConfigSpace(hal.config_access())
+    if mode == "modern":
+        return PciTransport(hal, config, bars)
+    legacy = cast(Callable[..., Transport], TRANSPORTS.get("pci-legacy"))
+    return legacy(hal, config, bars)
 
 
 def find(target: Target, sysfs: Sysfs) -> PciPlace:

@@ -105,7 +105,7 @@ class PhysicalMemory(Owner):
         return all(at == first + index * HUGE_PAGE for index, at in enumerate(self.physical))
 
     def verify(self) -> None:
-        """Ask the kernel again. Raises DmaError when a page has moved: the device would write memory that is not ours."""
+        """Ask the kernel again. Raises DmaError when a page has moved: the device would write what is not ours."""
         now = self._read_addresses()
         if now != self.physical:
             old, new = next((old, new) for old, new in zip(self.physical, now, strict=True) if old != new)

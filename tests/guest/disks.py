@@ -21,9 +21,9 @@ class DiskSpec:
     options: str = "serial=HWLOOP0"
     wants: dict[str, object] = field(default_factory=dict)
 
-    def argument(self, folder: Path) -> str:
-        """What `--disk` gets."""
-        return f"{folder / self.name}.img,{self.options}"
+    def argument(self, folder: Path, more: str = "") -> str:
+        """What `--disk` gets; `more` are options beside its own."""
+        return f"{folder / self.name}.img,{self.options}{more}"
 
 
 _LARGE_BLOCKS = "logical_block_size=4096,physical_block_size=4096,serial=HWLOOP0"
@@ -43,6 +43,11 @@ DISKS = [
     DiskSpec("queue-1024", 2 * MIB, "queue-size=1024", {"queue_size": 1024}),
     DiskSpec("long-serial", MIB, "serial=01234567890123456789", {"serial": b"01234567890123456789"}),
 ]
+
+
+TRANSITIONAL = ",disable-legacy=off,disable-modern=off,iommu_platform=off"
+"""Options of a disk that has both interfaces. Its addresses do not go through the IOMMU: a legacy driver could not say
+that they do."""
 
 
 def address_of(spec: DiskSpec) -> str:

@@ -56,6 +56,12 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def huge_pages(which: str) -> int:
+    """`Total` or `Free` huge pages of the guest."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"HugePages_{which}:"))
+
+
 def given_back(address: str) -> None:
     """Assert that nothing of ours is left: the kernel's driver, its disk, no override, no journal, no lock."""
     assert driver(address) == "virtio-pci"

@@ -10,6 +10,7 @@ import hwloop
 from hwloop import claim
 from hwloop.device.blk import VirtioBlk
 from tests.contract.door import Door, Wants
+from tests.guest import machine
 from tests.guest.disks import DISKS, DiskSpec, address_of
 
 SHARE = Path("/share")
@@ -19,6 +20,9 @@ class VfioDoor(Door):
     """Picks the disk of the table that is what the test wants."""
 
     name = "vfio"
+    target = "0000:00:05.0"
+    driver = claim.VFIO_DRIVER
+    options = ""
     can = frozenset(key for spec in DISKS for key in spec.wants)
 
     def __init__(self) -> None:
@@ -28,14 +32,14 @@ class VfioDoor(Door):
         self._spec = _spec_for(size, wants)
         address = address_of(self._spec)
         # Bound once and for all: a test then does not wait for the kernel's driver to come and go.
-        if claim.Sysfs().read_link(claim.Sysfs().pci_device(address) / "driver") != claim.VFIO_DRIVER:
-            claim.bind_lastingly(address, claim.VFIO_DRIVER)
+        if machine.driver(address) != self.driver:
+            claim.bind_lastingly(address, self.driver)
         if not wants.read_only:
             with self.reopen() as disk:
                 disk.write(0, bytes(size))
 
     def reopen(self) -> VirtioBlk:
-        disk = hwloop.open(address_of(self._spec))
+        disk = hwloop.open(address_of(self._spec) + self.options)
         assert isinstance(disk, VirtioBlk)
         self._disk = disk
         return disk

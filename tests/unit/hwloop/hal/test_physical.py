@@ -167,7 +167,7 @@ def test_memory_that_may_not_be_locked_names_the_limit(pagemap: PaperPagemap, mo
             return -1
 
     monkeypatch.setattr(ctypes, "CDLL", lambda *arguments, **more: Library())
-    with pytest.raises(DmaError, match="cannot lock 2048 KiB.*ulimit -l unlimited"):
+    with pytest.raises(DmaError, match=r"cannot lock 2048 KiB.*ulimit -l unlimited"):
         PhysicalMemory(1, pagemap)
 
 
