@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hwloop.device.base import BaseDriverOps, BlockDriverOps, Device
     from hwloop.device.blk import VirtioBlk, VirtIoBlkDev
+    from hwloop.device.console import VirtIOConsole, VirtioConsole
+    from hwloop.device.rng import VirtioRng
     from hwloop.errors import DeviceError, DriverError, HwloopError
     from hwloop.hal.base import BufferDirection, Dma, Hal
     from hwloop.owning_queue import OwningQueue
@@ -43,9 +45,12 @@ _HOMES = {
     "PhysAddr": "hwloop.spec",
     "Target": "hwloop.target",
     "Transport": "hwloop.transport.base",
+    "VirtIOConsole": "hwloop.device.console",
     "VirtIoBlkDev": "hwloop.device.blk",
     "VirtQueue": "hwloop.queue",
     "VirtioBlk": "hwloop.device.blk",
+    "VirtioConsole": "hwloop.device.console",
+    "VirtioRng": "hwloop.device.rng",
     "open": "hwloop.session",
     "probe": "hwloop.probe",
 }
@@ -68,9 +73,12 @@ __all__ = [
     "PhysAddr",
     "Target",
     "Transport",
+    "VirtIOConsole",
     "VirtIoBlkDev",
     "VirtQueue",
     "VirtioBlk",
+    "VirtioConsole",
+    "VirtioRng",
     "open",
     "probe",
 ]

@@ -10,6 +10,8 @@ DRIVERS: Registry[type[Device]] = Registry(
     "driver for device type",
     {
         "block": "hwloop.device.blk:VirtioBlk",
+        "console": "hwloop.device.console:VirtioConsole",
+        "entropy": "hwloop.device.rng:VirtioRng",
     },
 )
 
