@@ -11,6 +11,7 @@ TRANSPORTS: Registry[type[Transport]] = Registry(
     {
         "fake": "hwloop.transport.fake:FakeTransport",
         "pci": "hwloop.transport.pci_modern:PciTransport",
+        "pci-legacy": "hwloop.transport.pci_legacy:PciLegacyTransport",
     },
 )
 

@@ -11,17 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hwloop.spec import MODERN_DEVICE_ID_BASE, VIRTIO_VENDOR_ID, Feature
+from hwloop.spec import Feature, InterruptStatus
 from hwloop.transport.fake_device import FakeDevice, FakeQueue, RuleBroken
+from hwloop.transport.fake_pci_config import FakeMsix, modern_config, shown, transitional_config
+from hwloop.transport.fake_pci_legacy import LegacyBank, take_interface
 from hwloop.transport.pci_capability import VENDOR_SPECIFIC, CfgType
 from mmio import FakeRegion
-from pci import BarInfo, BytesConfigAccess, Command, MemoryBar, MemoryBarType, new_function
+from pci import BarInfo, Command, MemoryBar, MemoryBarType
 
 BAR_INDEX = 4
 BAR_SIZE = 0x4000
 BAR_ADDRESS = 0x38_0000_0000
-_COMMAND = 0x04
-_NO_VECTOR = 0xFFFF
 _STATUS = 0x14
 
 
@@ -49,25 +49,53 @@ class _Register:
 class FakePciFunction:
     """`device` as a PCI function: `config` is its configuration space, `bars` what it decodes, `region` its one BAR.
 
-    `common_length` is 56 (VIRTIO 1.0 and 1.1) or 64 (later); `multiplier` is notify_off_multiplier. `isr` is what the
-    next read of the ISR status returns and clears. Give `{function.address: function.region}` to a `FakeHal`.
+    `common_length` is 56 (VIRTIO 1.0 and 1.1) or 64 (later); `multiplier` is notify_off_multiplier; `msix_vectors` 0:
+    without MSI-X. A `transitional` function has the legacy interface as well, in I/O ports: `{port: ports}`. Give
+    `{function.address: function.region}` to a `FakeHal`.
     """
 
-    def __init__(self, device: FakeDevice, *, common_length: int = 64, multiplier: int = 4) -> None:
+    def __init__(
+        self,
+        device: FakeDevice,
+        *,
+        common_length: int = 64,
+        multiplier: int = 4,
+        msix_vectors: int = 0,
+        transitional: bool = False,
+    ) -> None:
         self.device = device
         self.multiplier = multiplier
-        self.isr = 0
         self.address = BAR_ADDRESS
         self.region = FakeRegion(BAR_SIZE, on_read=self._read, on_write=self._write)
         self._device_word = self._driver_word = self._queue = 0
         self._common = {at: field for at, field in self._fields().items() if at < common_length}
         self.structures = self._lay_out(common_length)
-        self.config = _FunctionConfig(device)
+        self.config = transitional_config(device) if transitional else modern_config(device)
+        self.msix = FakeMsix(device, self.config, msix_vectors)
         self.bars: dict[int, BarInfo] = {
             BAR_INDEX: MemoryBar(BAR_INDEX, MemoryBarType.Width64, True, BAR_ADDRESS, BAR_SIZE)
         }
+        if msix_vectors:
+            self.bars[self.msix.bar.index] = self.msix.bar
+        if transitional:
+            self._add_legacy_interface()
         self.config.declare_bar(self.bars[BAR_INDEX])
         self._declare_capabilities()
+
+    def _add_legacy_interface(self) -> None:
+        bank = LegacyBank(self.device, self.config, self.msix)
+        self.port, self.ports = bank.bar.address, bank.region
+        self.bars[0] = bank.bar
+        self.config.declare_bar(bank.bar)
+
+    @property
+    def isr(self) -> int:
+        """What the next read of the ISR status returns, and clears."""
+        return int(self.device.interrupt_status)
+
+    @isr.setter
+    def isr(self, causes: int) -> None:
+        self.device.interrupt_status = InterruptStatus(causes)
 
     def _lay_out(self, common_length: int) -> list[Structure]:
         doorbells = max(4, 4 + (len(self.device.queues) - 1) * self.multiplier)
@@ -95,12 +123,14 @@ class FakePciFunction:
     def _read(self, offset: int, width: int) -> int:
         if self.device.faults.gone:
             return (1 << 8 * width) - 1
+        take_interface(self.device, legacy=False, resets=offset == _STATUS)
         structure = self._structure_at(offset, width, "read")
         return structure.read(offset - structure.offset, width)
 
     def _write(self, offset: int, width: int, value: int) -> None:
         if self.device.faults.gone:
             return
+        take_interface(self.device, legacy=False, resets=offset == _STATUS and not value)
         structure = self._structure_at(offset, width, "written")
         structure.write(offset - structure.offset, width, value)
 
@@ -115,8 +145,9 @@ class FakePciFunction:
         raise RuleBroken(f"{width} bytes were {verb} at {offset:#x} of the BAR, where no structure is (4.1.4)")
 
     def _read_isr(self, offset: int, width: int) -> int:
-        value, self.isr = self.isr, 0
-        return value
+        causes = self.isr
+        self.device.acknowledge(causes)
+        return causes
 
     def _read_device(self, offset: int, width: int) -> int:
         _check_natural(offset, width)
@@ -144,13 +175,13 @@ class FakePciFunction:
             0x04: register("device_feature", 4, lambda: self._word(device.features, self._device_word)),
             0x08: register("driver_feature_select", 4, lambda: self._driver_word, self._select_driver_word),
             0x0C: register("driver_feature", 4, self._read_driver_feature, self._write_driver_feature),
-            0x10: register("config_msix_vector", 2, lambda: _NO_VECTOR, self._write_vector),
+            0x10: register("config_msix_vector", 2, lambda: shown(device.config_vector), self._write_config_vector),
             0x12: register("num_queues", 2, lambda: len(device.queues)),
             0x14: register("device_status", 1, device.read_status, device.write_status),
             0x15: register("config_generation", 1, device.read_generation),
             0x16: register("queue_select", 2, lambda: self._queue, self._select_queue),
             0x18: register("queue_size", 2, lambda: self._state.size or self._state.max_size, self._write_size),
-            0x1A: register("queue_msix_vector", 2, lambda: _NO_VECTOR, self._write_vector),
+            0x1A: register("queue_msix_vector", 2, lambda: shown(self._state.vector), self._write_queue_vector),
             0x1C: register("queue_enable", 2, lambda: int(self._state.enabled), self._write_enable),
             0x1E: register("queue_notify_off", 2, lambda: self._queue),
             0x38: register("queue_notif_config_data", 2, lambda: self._queue),
@@ -206,9 +237,11 @@ class FakePciFunction:
         others = self.device.driver_features & ~(0xFFFF_FFFF << shift)
         self.device.write_features(others | value << shift)
 
-    def _write_vector(self, value: int) -> None:
-        if value != _NO_VECTOR:
-            raise RuleBroken(f"vector {value} was asked for, and the function has no MSI-X table (4.1.5.1.2.2)")
+    def _write_config_vector(self, value: int) -> None:
+        self.device.config_vector = self.msix.vector(value)
+
+    def _write_queue_vector(self, value: int) -> None:
+        self._state.vector = self.msix.vector(value)
 
     def _select_queue(self, value: int) -> None:
         if value >= len(self.device.queues):
@@ -237,31 +270,6 @@ class FakePciFunction:
     def _refuse_enabled(self, area: str) -> None:
         if self._state.enabled:
             raise RuleBroken(f"the {area} of queue {self._queue} was written while it is enabled (4.1.4.3.2)")
-
-
-class _FunctionConfig(BytesConfigAccess):
-    """Configuration space that tells the device whether it may master the bus, and answers ones once it is gone."""
-
-    def __init__(self, device: FakeDevice) -> None:
-        plain = new_function(VIRTIO_VENDOR_ID, MODERN_DEVICE_ID_BASE + device.device_type)
-        super().__init__(bytes(plain.data), name=f"fake function of a {device.device_type.label} device")
-        self._device = device
-
-    @property
-    def command(self) -> Command:
-        return Command(int.from_bytes(self.data[_COMMAND : _COMMAND + 2], "little"))
-
-    def read(self, offset: int, width: int) -> int:
-        value = super().read(offset, width)
-        return (1 << 8 * width) - 1 if self._device.faults.gone else value
-
-    def write(self, offset: int, width: int, value: int) -> None:
-        if offset >= 0x40:
-            raise RuleBroken(f"{value:#x} was written to a capability, at {offset:#x} (4.1.4.1)")
-        if self._device.faults.gone:
-            return
-        super().write(offset, width, value)
-        self._device.bus_master = bool(self.command & Command.BUS_MASTER)
 
 
 def capability_body(cfg_type: int, bar: int, offset: int, length: int, *, cap_len: int = 16) -> bytes:

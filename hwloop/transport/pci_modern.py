@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from hwloop.deadline import RESET_SECONDS, wait_until
-from hwloop.errors import (
-    ConfigSpaceMissing,
-    ConfigSpaceTooSmall,
-    DeviceLost,
-    InvalidParam,
-    TransportError,
-)
+from hwloop.errors import ConfigSpaceMissing, InvalidParam, TransportError
 from hwloop.hal.base import Hal
-from hwloop.spec import DeviceStatus, DeviceType, Feature, InterruptStatus, PhysAddr, device_type_of_pci_id
-from hwloop.transport.base import Transport
+from hwloop.spec import DeviceStatus, Feature, InterruptStatus, PhysAddr
 from hwloop.transport.pci_capability import CfgType, VirtioCapability, choose, require, virtio_capabilities
+from hwloop.transport.pci_common import NO_VECTOR, PciFunctionTransport, check_config_field, checked_status, set_vector
 from mmio import (
     ReadOnly8,
     ReadOnly16,
@@ -32,9 +26,6 @@ from mmio import (
     write_exact,
 )
 from pci import BarInfo, CapabilityError, Command, ConfigSpace
-
-NO_VECTOR = 0xFFFF
-"""VIRTIO_MSI_NO_VECTOR: no interrupt for this event (VIRTIO 1.4, 4.1.5.1.2)."""
 
 
 class CommonConfig(RegisterBlock):
@@ -95,7 +86,7 @@ class PciStructures:
         )
 
 
-class PciTransport(Transport):
+class PciTransport(PciFunctionTransport):
     """PCI transport for VirtIO.
 
     `config` is the function's configuration space and `bars` what it decodes; `hal` maps the registers. Constructing
@@ -106,9 +97,7 @@ class PciTransport(Transport):
     name = "pci"
 
     def __init__(self, hal: Hal, config: ConfigSpace, bars: Mapping[int, BarInfo]) -> None:
-        super().__init__()
-        self._config = config
-        self._device_type = _virtio_type(config)
+        super().__init__(config)
         self.structures = PciStructures.find(config, bars)
         config.set_command_bits(Command.MEMORY_SPACE, Command(0))
         self._bars = bars
@@ -123,9 +112,6 @@ class PciTransport(Transport):
             device = self.structures.device
             self._device = self._map(device) if device else None
             self._resources = stack.pop_all()
-
-    def device_type(self) -> DeviceType:
-        return self._device_type
 
     # --- Features and status ------------------------------------------------------------------------------------------
 
@@ -142,32 +128,11 @@ class PciTransport(Transport):
             self._common.driver_feature.write(driver_features >> 32 * word & 0xFFFF_FFFF)
 
     def get_status(self) -> DeviceStatus:
-        """Raises DeviceLost when the function no longer answers: a read of all ones (PCIe) means it is gone."""
-        status = self._common.device_status.read()
-        if status == 0xFF:
-            raise DeviceLost("the device status reads 0xff: the function does not answer any more")
-        return DeviceStatus(status)
+        """Raises DeviceLost when the function does not answer any more."""
+        return checked_status(self._common.device_status.read())
 
     def set_status(self, status: DeviceStatus) -> None:
         self._common.device_status.write(int(status))
-
-    def prepare_dma(self) -> None:
-        """Turn on bus mastering, and read it back: QEMU would also serve a device that may not master the bus.
-
-        Raises TransportError when the bit does not stick.
-        """
-        self._config.set_command_bits(Command.BUS_MASTER, Command(0))
-        if not self._config.read_command() & Command.BUS_MASTER:
-            raise TransportError("bus mastering cannot be turned on, so the device cannot reach memory")
-
-    def stop_dma(self) -> None:
-        """Turn off bus mastering: the device cannot write memory any more, whatever it believes."""
-        # A function that was unplugged has nothing left to turn off.
-        with suppress(OSError):
-            self._config.set_command_bits(Command(0), Command.BUS_MASTER)
-
-    def set_guest_page_size(self, guest_page_size: int) -> None:
-        """Nothing to do: queue addresses are whole on this transport."""
 
     def requires_legacy_layout(self) -> bool:
         return False
@@ -186,13 +151,14 @@ class PciTransport(Transport):
     def queue_set(
         self, queue: int, size: int, descriptors: PhysAddr, driver_area: PhysAddr, device_area: PhysAddr
     ) -> None:
-        """Raises TransportError when the device does not take the size or the queue (VIRTIO 1.4, 4.1.5.1.3)."""
+        """Raises TransportError when the device does not take the size, the vector or the queue (VIRTIO 1.4,
+        4.1.5.1.3)."""
         self._require(queue)
         common = self._common
         common.queue_size.write(size)
         if common.queue_size.read() != size:
             raise TransportError(f"queue {queue} did not take the size {size}", section="4.1.5.1.3")
-        common.queue_msix_vector.write(NO_VECTOR)
+        set_vector(common.queue_msix_vector, self.queue_vectors.get(queue, NO_VECTOR), f"queue {queue}")
         common.queue_desc.write(descriptors)
         common.queue_driver.write(driver_area)
         common.queue_device.write(device_area)
@@ -228,6 +194,10 @@ class PciTransport(Transport):
         doorbell.write16(0, queue)
 
     # --- Interrupts and configuration ---------------------------------------------------------------------------------
+
+    def set_config_vector(self) -> None:
+        if self.config_vector is not None:
+            set_vector(self._common.config_msix_vector, self.config_vector, "the configuration")
 
     def ack_interrupt(self) -> InterruptStatus:
         return InterruptStatus(self._isr.isr_status.read())
@@ -293,19 +263,5 @@ class PciTransport(Transport):
     def _config_window(self, offset: int, width: int) -> Region:
         if self._device is None:
             raise ConfigSpaceMissing("the device has no configuration space of its own", section="4.1.4.6")
-        if width not in (1, 2, 4, 8) or offset < 0:
-            raise InvalidParam(f"cannot access {width} bytes at {offset} of a configuration space")
-        if offset + width > self._device.size:
-            raise ConfigSpaceTooSmall(
-                f"{width} bytes at {offset:#x} are behind the end of the device's configuration space "
-                f"({self._device.size:#x} bytes)"
-            )
+        check_config_field(offset, width, self._device.size)
         return self._device
-
-
-def _virtio_type(config: ConfigSpace) -> DeviceType:
-    info = config.read_info()
-    device_type = device_type_of_pci_id(info.vendor_id, info.device_id)
-    if device_type is None:
-        raise TransportError(f"{info.vendor_id:04x}:{info.device_id:04x} is not a virtio device", section="4.1.2")
-    return device_type
