@@ -10,11 +10,14 @@ DOORS := $(CURDIR)/build/doors.jsonl
 #   python3-dev gcc libc6-dev   compile the extensions, for this machine and for the guest
 #   python3-venv                the virtual environment in .venv
 #   qemu-system-x86             the test VM
+#   qemu-system-arm             the test VM that is an ARM machine (--machine virt)
+#   gcc-aarch64-linux-gnu       compiles the extensions for it
 #   mmdebstrap                  unpacks the guest's root from Debian packages, running nothing of it
 #   kmod                        depmod for the guest's kernel modules
 #   libudev1                    what pyudev calls
 #   git                         tells which files of the checkout go into the guest
-PACKAGES := python3 python3-dev python3-venv gcc libc6-dev qemu-system-x86 mmdebstrap kmod libudev1 git
+PACKAGES := python3 python3-dev python3-venv gcc libc6-dev qemu-system-x86 qemu-system-arm gcc-aarch64-linux-gnu \
+    mmdebstrap kmod libudev1 git
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help

@@ -12,11 +12,17 @@ import click
 from hwloop import vm
 from hwloop.vm.boot import ACCELERATORS
 from hwloop.vm.bundle import SLOW_STEPS
+from hwloop.vm.bus import MMIO_VERSIONS
 from hwloop.vm.cache import Progress
 from hwloop.vm.machine import MACHINES
 
 _machine = click.option(
-    "--machine", type=click.Choice(list(MACHINES)), default="q35", show_default=True, help="The kind of machine."
+    "--machine",
+    type=click.Choice(list(MACHINES)),
+    default="q35",
+    show_default=True,
+    help="The kind of machine. q35: x86, disks on PCI behind an IOMMU. microvm: x86, disks in virtio-mmio slots; "
+    "microvm-noacpi: the same, but only the kernel's command line says where. virt: ARM, disks in virtio-mmio slots.",
 )
 
 
@@ -31,6 +37,8 @@ Examples:
   hwloop vm run -- uname -a
   hwloop vm run --disk disk.img -- hwloop list
   hwloop vm run --disk disk.img,packed=on,num-queues=4 -- hwloop info 0000:00:05.0
+  hwloop vm run --machine microvm --mmio-version 1 --disk disk.img -- hwloop list
+  hwloop vm run --machine virt --disk disk.img -- uname -m
   hwloop vm run --qemu '-device pcie-root-port,id=rp0' --disk disk.img,bus=rp0 -- lspci
 """,
     context_settings={"allow_interspersed_args": False},
@@ -42,8 +50,14 @@ Examples:
     "disks",
     metavar="PATH[,KEY=VALUE]...",
     multiple=True,
-    help="A virtio-blk disk; the first is at 0000:00:05.0. Keys are those of QEMU's virtio-blk-pci "
-    "(addr, bus, packed, serial, ...) or of its drive (format, cache, read-only, snapshot, ...).",
+    help="A virtio-blk disk; the first is at 0000:00:05.0, or in the first virtio-mmio slot (bus=virtio-mmio-bus.0). "
+    "Keys are those of QEMU's virtio-blk device (addr, bus, packed, serial, ...) or of its drive (format, cache, "
+    "read-only, snapshot, ...).",
+)
+@click.option(
+    "--mmio-version",
+    type=click.Choice([str(version) for version in MMIO_VERSIONS]),
+    help="Of the virtio-mmio registers: 1 is legacy; 2, the usual one, is VIRTIO 1.",
 )
 @click.option("--append", metavar="WORDS", multiple=True, help="Words for the kernel's command line.")
 @click.option("--share", metavar="DIR", type=click.Path(), help="A folder that the guest has at /share, read-write.")
@@ -65,6 +79,7 @@ def run(
     machine: str,
     qemu: tuple[str, ...],
     disks: tuple[str, ...],
+    mmio_version: str | None,
     append: tuple[str, ...],
     share: str | None,
     timeout: float,
@@ -93,6 +108,7 @@ def run(
         memory=memory,
         smp=smp,
         accel=accel,
+        mmio_version=int(mmio_version) if mmio_version else None,
         progress=_say_slow_steps,
     )
     sys.exit(result.returncode)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shlex
 import time
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from hwloop.vm.cache import Cache, Progress, quiet
 from hwloop.vm.disk import Disk
 from hwloop.vm.errors import BadOption, GuestFailed, GuestTimeout, MissingFile
 from hwloop.vm.launcher import Conversation, FileSink, Qemu, Sink
-from hwloop.vm.machine import common_arguments
+from hwloop.vm.machine import Machine, common_arguments
 from hwloop.vm.machine import machine as machine_of
 
 SHARE = "/share"
@@ -58,6 +59,7 @@ class Setup:
     memory: str = "2G"
     smp: int = 2
     accel: str = "tcg"
+    mmio_version: int | None = None
 
 
 def run(
@@ -75,20 +77,24 @@ def run(
     memory: str = "2G",
     smp: int = 2,
     accel: str = "auto",
+    mmio_version: int | None = None,
     progress: Progress = quiet,
 ) -> Result:
     """Start a guest, run `command` in it as root with this checkout, and end the guest, whatever happens.
 
     `disks` are as for `--disk` and `qemu` as for `--qemu`. Output goes to `stdout` and `stderr` as it comes, and into
     the result for the one that is None; `console` gets the kernel's console. `timeout` in seconds is for boot and
-    command, not for building what the cache lacks. The command has no standard input.
+    command, not for building what the cache lacks. The command has no standard input. `mmio_version` is 1 or 2, for a
+    machine whose disks are virtio-mmio; None is 2.
 
     Raises BadOption, MissingFile, MissingTool, BuildFailed, GuestTimeout, GuestFailed.
     """
     kind = machine_of(machine)
     setup = _check(command, disks, qemu, append, share, timeout, memory, smp, accel)
+    setup = replace(setup, mmio_version=mmio_version)
+    _check_accelerator(accel, kind)
     program = tools.find(kind.arch.qemu)
-    disk.arguments(setup.disks, kind.disk_bus_slots)  # a disk that is not there is found before a long build
+    _devices(kind, setup)  # a disk that is not there is found before a long build
     cache = Cache(progress=progress)
     built = bundle.obtain(kind, cache)
     setup = replace(setup, accel=_choose(setup.accel, built, program, cache))
@@ -134,11 +140,24 @@ def _folder(share: str | os.PathLike[str] | None) -> Path | None:
     return path.absolute()
 
 
+def _check_accelerator(accel: str, kind: Machine) -> None:
+    """Raises BadOption for KVM with another processor's guest; QEMU would only say that there is no such thing."""
+    if accel == "kvm" and platform.machine() != kind.arch.machine:
+        raise BadOption(
+            f"machine {kind.name} is {kind.arch.machine}, and KVM here runs guests of {platform.machine()} only",
+            remedy="leave --accel out",
+        )
+
+
 def _choose(accel: str, built: Guest, program: str, cache: Cache) -> str:
     if accel != "auto":
         return accel
     trial = Setup(("true",), timeout=kvm.TRIAL_SECONDS, accel="kvm")
-    usable = kvm.usable(cache.folder, built.image.key, program, lambda: _run(built, trial, program, None, None, None))
+
+    def works() -> object:
+        return _run(built, trial, program, None, None, None)
+
+    usable = kvm.usable(cache.folder, built.image.key, program, built.machine.arch.machine, works)
     return "kvm" if usable else "tcg"
 
 
@@ -181,10 +200,18 @@ def _arguments(built: Guest, setup: Setup, qemu: Qemu, initrd: int, words: int) 
         *kind.arguments,
         *kind.channel(qemu.frames_end.fileno(), qemu.console_end.fileno()),
         *("-kernel", str(built.image.kernel), "-initrd", f"/proc/self/fd/{initrd}"),
-        *("-append", f"{kind.kernel_words} {setup.append}".strip()),
+        *("-append", kind.command_line(setup.append)),
         *("-fw_cfg", f"name=opt/hwloop/command,file=/proc/self/fd/{words}"),
+        *_devices(kind, setup),
+    ]
+
+
+def _devices(kind: Machine, setup: Setup) -> list[str]:
+    """Raises BadOption, MissingFile."""
+    return [
+        *kind.bus.arguments(setup.mmio_version),
         *setup.qemu,
-        *disk.arguments(setup.disks, kind.disk_bus_slots),
+        *disk.arguments(setup.disks, kind.bus),
         *(kind.share(str(setup.share)) if setup.share else ()),
     ]
 

@@ -22,8 +22,9 @@ FOLDER = f"/{checkout.PLACE}"
 SLOW_STEPS = (image.STEP, sysroot.STEP, site_packages.STEP)
 """What `progress` is told of steps that download, and are done once."""
 
-KEEP = {"image": 2, "sysroot": 2, "site": 2, "agent": 2, "overlay": 4, "extension": 24}
-"""How many parts of each kind stay in the cache. Those that were used last stay; every edit makes an overlay."""
+KEEP = {"image": 4, "sysroot": 4, "site": 4, "agent": 4, "overlay": 6, "extension": 32}
+"""How many parts of each kind stay in the cache: of two processors, the newest and the one before. Those that were
+used last stay; every edit makes an overlay."""
 
 
 @dataclass(frozen=True)

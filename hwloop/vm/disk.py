@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hwloop.vm.bus import Bus, Options
 from hwloop.vm.errors import BadOption, MissingFile
 
 DRIVE_KEYS = frozenset(
@@ -16,8 +17,6 @@ DRIVE_KEYS = frozenset(
 
 OURS = frozenset(("drive", "file", "if", "id", "driver", "node-name"))
 """Keys that we set, and that would break the link between the drive and the device."""
-
-DEVICE_DEFAULTS = {"iommu_platform": "on", "disable-legacy": "on"}
 
 _QCOW2_MAGIC = b"QFI\xfb"
 _PROTOCOL = re.compile(r"[a-z][a-z0-9+.-]*:")
@@ -40,13 +39,8 @@ class Disk:
 
     @property
     def device(self) -> dict[str, str]:
-        """The options of `-device virtio-blk-pci`, over the defaults."""
-        mine = {key: value for key, value in self.options.items() if not _is_drive_key(key)}
-        return {**DEVICE_DEFAULTS, **mine}
-
-    @property
-    def has_place(self) -> bool:
-        return "addr" in self.options or "bus" in self.options
+        """The options of QEMU's virtio-blk device."""
+        return {key: value for key, value in self.options.items() if not _is_drive_key(key)}
 
 
 def parse(text: str) -> Disk:
@@ -61,41 +55,23 @@ def parse(text: str) -> Disk:
     return Disk(source, options)
 
 
-def arguments(disks: Sequence[Disk], slots: range) -> list[str]:
-    """QEMU's arguments for the disks, in their order, those without `addr=` or `bus=` at the slots of their turn.
+def arguments(disks: Sequence[Disk], bus: Bus) -> list[str]:
+    """QEMU's arguments for the disks, in their order, those that name no place at the places of their turn.
 
-    Raises MissingFile for an image that is not there, BadOption when the slots do not suffice.
+    Raises MissingFile for an image that is not there, BadOption as `Bus.places`.
     """
-    places = _places(disks, slots)
-    return [word for index, disk in enumerate(disks) for word in _one(index, disk, next(places))]
+    places = bus.places([(disk.source, disk.device) for disk in disks])
+    return [
+        word
+        for index, (disk, place) in enumerate(zip(disks, places, strict=True))
+        for word in _one(index, disk, bus, place)
+    ]
 
 
-def _one(index: int, disk: Disk, place: dict[str, str]) -> list[str]:
+def _one(index: int, disk: Disk, bus: Bus, place: Options) -> list[str]:
     drive = {"file": _file(disk.source), "if": "none", "id": f"disk{index}", "format": _format(disk), **disk.drive}
-    device = {"drive": f"disk{index}", **place, **disk.device}
-    return ["-drive", _join("", drive), "-device", _join("virtio-blk-pci", device)]
-
-
-def _places(disks: Sequence[Disk], slots: range) -> Iterator[dict[str, str]]:
-    """For each disk its `addr`, or nothing for one that has a place: the n-th slot for disk n, or the next free."""
-    taken = {_slot(disk.options["addr"]) for disk in disks if "addr" in disk.options and "bus" not in disk.options}
-    for index, disk in enumerate(disks):
-        if disk.has_place:
-            yield {}
-            continue
-        free = next((slot for slot in slots[index:] if slot not in taken), None)
-        if free is None:
-            raise BadOption(f"no slot is left for disk {disk.source}", remedy="give it an addr= or a bus=")
-        taken.add(free)
-        yield {"addr": f"{free:02x}.0"}
-
-
-def _slot(address: str) -> int:
-    """The slot of QEMU's `addr=SLOT[.FUNCTION]`. Raises BadOption."""
-    try:
-        return int(address.partition(".")[0], 16)
-    except ValueError:
-        raise BadOption(f"disk address {address!r} is not SLOT.FUNCTION", remedy="write addr=07.0") from None
+    device = {"drive": f"disk{index}", **place, **bus.defaults, **disk.device}
+    return ["-drive", _join("", drive), "-device", _join(f"virtio-blk-{bus.suffix}", device)]
 
 
 def _option(word: str, text: str) -> tuple[str, str]:

@@ -38,7 +38,7 @@ class Decoder:
         kind, length = _HEADER.unpack_from(self._waiting)
         if kind not in _KINDS or length > MAX_SIZE:
             start = bytes(self._waiting[:8])
-            raise GuestFailed(f"the guest sent {start!r}, which is no frame: did a program write to port 0xe9?")
+            raise GuestFailed(f"the guest sent {start!r}, which is no frame: did a program write to the agent's port?")
         size = _HEADER.size + int(length)
         return size if len(self._waiting) >= size else None
 

@@ -23,9 +23,10 @@ _DEVICE = "/dev/kvm"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-def usable(folder: Path, image_key: str, qemu: str, trial: Callable[[], object]) -> bool:
-    """Whether `trial`, which runs a guest with KVM, succeeds; remembered in `folder`."""
-    if platform.machine() != "x86_64" or not os.access(_DEVICE, os.R_OK | os.W_OK):
+def usable(folder: Path, image_key: str, qemu: str, machine: str, trial: Callable[[], object]) -> bool:
+    """Whether `trial`, which runs a guest with KVM, succeeds; remembered in `folder`. `machine` is the guest's
+    processor: KVM runs this machine's own, and no other."""
+    if platform.machine() != machine or not os.access(_DEVICE, os.R_OK | os.W_OK):
         return False
     memory = folder / "kvm.json"
     key = digest(image_key, _qemu_version(qemu), platform.release(), _BOOT_ID.read_text(), str(os.getuid()))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hwloop.vm import tsc
+from hwloop.vm.bus import Bus, MmioBus, PciBus
 from hwloop.vm.errors import BadOption
 
 
@@ -38,29 +40,37 @@ class Machine:
     """Kernel command line."""
     modules: tuple[str, ...]
     """Loaded before the command runs; everything else on demand."""
-    disk_bus_slots: range
-    """Slots of the root bus for disks that name no place; the first disk gets the first."""
-    share_slot: str
-    """Where the 9p device of `--share` goes, out of the disks' way."""
+    bus: Bus
+    """Where its virtio devices are."""
+    frames: tuple[str, ...]
+    """The device that guest/agent.c sends the command's output through; it writes to the chardev `frames`."""
+    needs_tsc: bool = False
+    """Whether the kernel has nothing to measure the time stamp counter with, and must be told how fast it is."""
 
     def channel(self, frames_fd: int, console_fd: int) -> list[str]:
         """The kernel console, and the port that the command's output comes through (guest/agent.c).
 
-        Neither is on the PCI bus, so the guest sees no device but the user's. QEMU opens the inherited pipes anew.
+        Neither is a virtio device, so the guest sees none but the user's. QEMU opens the inherited pipes anew.
         """
         return [
             *("-chardev", f"file,id=console,path=/proc/self/fd/{console_fd}", "-serial", "chardev:console"),
             *("-chardev", f"file,id=frames,path=/proc/self/fd/{frames_fd}"),
-            *("-device", "isa-debugcon,iobase=0xe9,chardev=frames"),
+            *self.frames,
         ]
 
     def share(self, folder: str) -> list[str]:
-        """A folder of the host as 9p, read-write."""
+        """A folder of the host as 9p, read-write. Raises BadOption for a machine that cannot have one."""
         path = folder.replace(",", ",,")
+        place = "".join(f",{key}={value}" for key, value in self.bus.share.items())
         return [
             *("-fsdev", f"local,id=share,path={path},security_model=none,multidevs=remap"),
-            *("-device", f"virtio-9p-pci,fsdev=share,mount_tag=share,addr={self.share_slot}"),
+            *("-device", f"virtio-9p-{self.bus.suffix},fsdev=share,mount_tag=share{place}"),
         ]
+
+    def command_line(self, append: str) -> str:
+        """Words for the kernel, `append` behind its own."""
+        clock = f"tsc_early_khz={tsc.frequency_khz()}" if self.needs_tsc else ""
+        return " ".join(word for word in (self.kernel_words, clock, append) if word)
 
 
 AMD64 = Arch(
@@ -74,6 +84,22 @@ AMD64 = Arch(
     loader="usr/lib64/ld-linux-x86-64.so.2",
 )
 
+ARM64 = Arch(
+    debian="arm64",
+    kernel_package="linux-image-arm64",  # the smaller linux-image-cloud-arm64 has no 9p, which --share needs
+    triplet="aarch64-linux-gnu",
+    wheel_platforms=("manylinux_2_34_aarch64", "manylinux_2_28_aarch64", "manylinux2014_aarch64", "any"),
+    compiler="aarch64-linux-gnu-gcc",
+    qemu="qemu-system-aarch64",
+    machine="aarch64",
+    loader="usr/lib/ld-linux-aarch64.so.1",
+)
+
+_DEBUG_PORT = ("-device", "isa-debugcon,iobase=0xe9,chardev=frames")
+
+# panic=-1 with -no-reboot: a panic ends QEMU at once.
+_WORDS = "quiet panic=-1"
+
 Q35 = Machine(
     name="q35",
     arch=AMD64,
@@ -85,14 +111,52 @@ Q35 = Machine(
         # Before the disks: QEMU puts only devices that come later behind it.
         *("-device", "intel-iommu,intremap=on,caching-mode=on"),
     ),
-    # panic=-1 with -no-reboot: a panic ends QEMU at once. Huge pages: memory for DMA with known physical addresses.
-    kernel_words="console=ttyS0 quiet panic=-1 intel_iommu=on hugepages=32",
+    # Huge pages: memory for DMA with known physical addresses.
+    kernel_words=f"console=ttyS0 {_WORDS} intel_iommu=on hugepages=32",
     modules=("virtio_pci", "virtio_blk"),
-    disk_bus_slots=range(0x05, 0x1E),
-    share_slot="1e.0",
+    bus=PciBus(range(0x05, 0x1E), share_slot=0x1E),
+    frames=_DEBUG_PORT,
 )
 
-MACHINES = {machine.name: machine for machine in (Q35,)}
+MICROVM = Machine(
+    name="microvm",
+    arch=AMD64,
+    # With ACPI the kernel finds the devices (LNRO0005) and binds its driver to them, as on an ARM machine.
+    arguments=("-machine", "microvm,acpi=on", "-cpu", "max"),
+    # reboot=t: a triple fault; there is no keyboard controller whose reset line could do it.
+    kernel_words=f"console=ttyS0 {_WORDS} reboot=t hugepages=16",
+    modules=("virtio_mmio", "virtio_blk"),
+    # Not slot 0: its interrupt goes to pin 0 of the second IOAPIC, and QEMU sends pin 0 to pin 2, as for the first one.
+    bus=MmioBus(0xFEB00000, range(1, 24)),
+    frames=_DEBUG_PORT,
+    # ACPI's reduced hardware has no timer that the kernel would measure the counter with.
+    needs_tsc=True,
+)
+
+MICROVM_NOACPI = Machine(
+    name="microvm-noacpi",
+    arch=AMD64,
+    # The devices are on the kernel's command line only, where QEMU writes them; Debian's kernel does not look there.
+    arguments=("-machine", "microvm,acpi=off,pit=on,pic=on,rtc=on", "-cpu", "max"),
+    kernel_words=MICROVM.kernel_words,
+    modules=("virtio_mmio", "virtio_blk"),
+    bus=MmioBus(0xFEB00000, range(8), can_share=False),
+    frames=_DEBUG_PORT,
+)
+
+VIRT = Machine(
+    name="virt",
+    arch=ARM64,
+    arguments=("-machine", "virt", "-cpu", "cortex-a57"),
+    kernel_words=f"console=ttyAMA0 {_WORDS} hugepages=16",
+    modules=("virtio_mmio", "virtio_blk"),
+    bus=MmioBus(0x0A000000, range(32)),
+    # This machine has one UART, which is the console, and no ISA ports. Semihosting could be faster, but through it a
+    # program in the guest can open files of the host. A UART on PCI needs no driver: the agent writes its registers.
+    frames=("-device", "pci-serial,chardev=frames,addr=1f.0"),
+)
+
+MACHINES = {machine.name: machine for machine in (Q35, MICROVM, MICROVM_NOACPI, VIRT)}
 
 
 def machine(name: str) -> Machine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 import sys
@@ -18,11 +19,12 @@ from hwloop.vm.errors import MissingTool
 from hwloop.vm.machine import Arch
 
 AGENT = Path(__file__).parent / "guest" / "agent.c"
+_MACHINE = AGENT.with_name("machine.h")
 
 STEP = "unpacking Debian's headers"
 
-_FORMAT = "1"
-_NEEDED = re.compile(r"usr/include/|usr/lib64/|usr/lib/[^/]+/(ld-|[^/]*\.o$|lib[^/]*\.a$|lib[^/]*\.so)")
+_FORMAT = "2"
+_NEEDED = re.compile(r"usr/include/|usr/lib64/|usr/lib/ld-|usr/lib/[^/]+/(ld-|[^/]*\.o$|lib[^/]*\.a$|lib[^/]*\.so)")
 _FLAGS = ("-O2", "-fwrapv", "-fPIC", "-DNDEBUG")
 
 
@@ -59,6 +61,16 @@ def _build(arch: Arch, fresh: Path, cache: Cache) -> None:
             image.take(tar, fresh, lambda name: not _NEEDED.match(name))
     for name in rules.MERGED:
         (fresh / name).symlink_to(f"usr/{name}")
+    keep_links_inside(fresh)
+
+
+def keep_links_inside(root: Path) -> None:
+    """Make links relative that begin at `/`: to the linker those lead to this machine's files, or nowhere."""
+    for link in [path for path in root.rglob("*") if path.is_symlink()]:
+        target = os.readlink(link)
+        if target.startswith("/"):
+            link.unlink()
+            link.symlink_to(os.path.relpath(root / target.lstrip("/"), link.parent))
 
 
 # --- The guest's first process ----------------------------------------------------------------------------------------
@@ -66,7 +78,7 @@ def _build(arch: Arch, fresh: Path, cache: Cache) -> None:
 
 def obtain_agent(sysroot: Sysroot, cache: Cache, *, force: bool = False) -> Path:
     """The compiled `guest/agent.c`, static, so that it needs nothing of the root."""
-    key = digest(AGENT.read_bytes(), sysroot.folder.name)
+    key = digest(AGENT.read_bytes(), _MACHINE.read_bytes(), sysroot.folder.name)
 
     def build(fresh: Path) -> None:
         cache.progress("compiling the guest's first process")

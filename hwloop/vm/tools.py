@@ -14,7 +14,9 @@ PACKAGES = {
     "depmod": "kmod",
     "ldconfig": "libc-bin",
     "gcc": "gcc",
+    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
     "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-system-aarch64": "qemu-system-arm",
 }
 """Program: the Debian package that has it."""
 

@@ -3,9 +3,9 @@
  * What to run comes through QEMU's fw_cfg as the file opt/hwloop/command: strings that end in NUL. First settings,
  * `name=value`; then an empty string; then the command and its arguments.
  *
- * What the command writes goes out of an ISA debug port as frames: one byte that says what it is, the length as 32 bits
- * in little endian, and as many bytes. The port is written in the processor, synchronously: nothing has to be drained,
- * no byte value has a meaning to a terminal, and no device appears on the PCI bus.
+ * What the command writes goes to the host as frames: one byte that says what it is, the length as 32 bits in little
+ * endian, and as many bytes. The way is the machine's (machine.h): a register that takes every byte value as it is, and
+ * that is no virtio device, of which the guest has the user's and no other.
  *
  *   r  the guest is up; empty
  *   o  the command's standard output
@@ -14,6 +14,7 @@
  *   f  the guest could not be set up: why
  */
 #define _GNU_SOURCE
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
@@ -24,7 +25,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/io.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
@@ -34,10 +34,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define PORT 0xe9
+#include "machine.h"
+
 #define READ_SIZE 32768
-#define SETTINGS "/sys/firmware/qemu_fw_cfg/by_name/opt/hwloop/command/raw"
+#define SETTINGS "opt/hwloop/command"
 #define MAX_WORDS 4096
+#define FW_CFG_DIRECTORY 0x19
 
 static const struct mount_point {
     const char *source, *target, *type;
@@ -76,13 +78,9 @@ struct settings {
 static void send_frame(char kind, const void *data, uint32_t size)
 {
     unsigned char header[5] = {(unsigned char)kind, size & 255, size >> 8 & 255, size >> 16 & 255, size >> 24};
-    const void *at = header;
-    size_t left = sizeof header;
 
-    __asm__ volatile("rep outsb" : "+S"(at), "+c"(left) : "d"(PORT) : "memory");
-    at = data;
-    left = size;
-    __asm__ volatile("rep outsb" : "+S"(at), "+c"(left) : "d"(PORT) : "memory");
+    put_bytes(header, sizeof header);
+    put_bytes(data, size);
 }
 
 static void end_guest(void)
@@ -106,6 +104,18 @@ __attribute__((format(printf, 1, 2))) static void fail(const char *format, ...)
     end_guest();
 }
 
+/* For what goes wrong before there is a way to the host: the kernel's console has it. */
+__attribute__((format(printf, 1, 2))) static void give_up(const char *format, ...)
+{
+    va_list arguments;
+
+    va_start(arguments, format);
+    vdprintf(2, format, arguments);
+    va_end(arguments);
+    dprintf(2, " (hwloop vm)\n");
+    end_guest();
+}
+
 static void mount_all(void)
 {
     for (size_t i = 0; i < sizeof mount_points / sizeof *mount_points; i++) {
@@ -113,7 +123,7 @@ static void mount_all(void)
 
         mkdir(m->target, 0755);
         if (mount(m->source, m->target, m->type, m->flags, m->options))
-            fail("mounting %s failed: %s", m->target, strerror(errno));
+            give_up("mounting %s failed: %s", m->target, strerror(errno));
     }
     for (size_t i = 0; i < sizeof links / sizeof *links; i++)
         symlink(links[i][0], links[i][1]);
@@ -156,19 +166,31 @@ static void load_module(const char *name)
         fail("module %s could not be loaded: modprobe ended with wait status %#x", name, status);
 }
 
+/* Selects the file of this name and returns its size, or 0 if the host has given none. */
+static uint32_t select_file(const char *name)
+{
+    struct { uint32_t size; uint16_t key, unused; char name[56]; } file; /* numbers in big endian */
+    uint32_t count;
+
+    fw_cfg_select(FW_CFG_DIRECTORY);
+    fw_cfg_read(&count, sizeof count);
+    for (count = be32toh(count); count; count--) {
+        fw_cfg_read(&file, sizeof file);
+        if (!strncmp(file.name, name, sizeof file.name)) {
+            fw_cfg_select(be16toh(file.key));
+            return be32toh(file.size);
+        }
+    }
+    return 0;
+}
+
 static size_t read_settings(char **data)
 {
-    size_t size = 0, room = 1 << 20;
-    char *at = malloc(room);
-    int fd = open(SETTINGS, O_RDONLY | O_CLOEXEC);
+    uint32_t size = select_file(SETTINGS);
 
-    if (fd < 0 || !at)
-        fail("%s cannot be read: %s", SETTINGS, strerror(errno));
-    for (ssize_t got; (got = read(fd, at + size, room - size)) != 0; size += (size_t)got)
-        if (got < 0)
-            fail("%s cannot be read: %s", SETTINGS, strerror(errno));
-    close(fd);
-    *data = at;
+    if (!size || !(*data = malloc(size)))
+        fail("%s cannot be read: %s", SETTINGS, size ? strerror(errno) : "QEMU has no such file");
+    fw_cfg_read(*data, size);
     return size;
 }
 
@@ -289,18 +311,17 @@ int main(void)
 {
     static struct settings settings;
     unsigned char status[4] = {0};
+    const char *wrong;
     int child_signals, ends[2];
     sigset_t child;
 
-    if (iopl(3) || inb(PORT) != PORT) {
-        fprintf(stderr, "hwloop vm: the guest has no debug port at %#x\n", PORT);
-        end_guest();
-    }
     umask(022);
     mount_all();
+    wrong = open_machine();
+    if (wrong)
+        give_up("%s", wrong);
     send_frame('r', NULL, 0);
     set_names();
-    load_module("qemu_fw_cfg");
     parse_settings(&settings);
     apply_settings(&settings);
     sigemptyset(&child);

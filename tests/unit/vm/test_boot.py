@@ -16,14 +16,20 @@ from hwloop.vm.disk import Disk
 from hwloop.vm.errors import BadOption, MissingFile, MissingTool
 from hwloop.vm.image import Image
 from hwloop.vm.launcher import Qemu
-from hwloop.vm.machine import Q35
-
-GUEST = Guest(Q35, Image(Path("/cache/image-1"), Q35.arch, "6.1.0", "3.11"), ())
+from hwloop.vm.machine import MACHINES, MICROVM, Q35, VIRT, Machine
 
 
-def arguments(setup: boot.Setup) -> list[str]:
+def guest(machine: Machine = Q35) -> Guest:
+    return Guest(machine, Image(Path("/cache/image-1"), machine.arch, "6.1.0", "3.11"), ())
+
+
+def arguments(setup: boot.Setup, machine: Machine = Q35) -> list[str]:
     with Qemu() as qemu:
-        return boot._arguments(GUEST, setup, qemu, initrd=7, words=8)
+        return boot._arguments(guest(machine), setup, qemu, initrd=7, words=8)
+
+
+def option(words: list[str], name: str) -> str:
+    return words[words.index(name) + 1]
 
 
 def test_the_users_devices_stand_between_the_iommu_and_the_disks(tmp_path: Path) -> None:
@@ -36,10 +42,49 @@ def test_the_users_devices_stand_between_the_iommu_and_the_disks(tmp_path: Path)
     assert iommu < bridge < device
 
 
-def test_no_virtio_device_is_there_that_was_not_asked_for(tmp_path: Path) -> None:
-    assert not [word for word in arguments(boot.Setup(("true",))) if "virtio" in word]
-    shared = arguments(boot.Setup(("true",), share=tmp_path))
-    assert len([word for word in shared if word.startswith("virtio-9p-pci")]) == 1
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=list(MACHINES))
+def test_no_virtio_device_is_there_that_was_not_asked_for(machine: Machine) -> None:
+    words = arguments(boot.Setup(("true",)), machine)
+    assert not [word for word in words if "virtio" in word and not word.startswith("virtio-mmio.force-legacy")]
+
+
+@pytest.mark.parametrize(
+    ("machine", "device"), [(Q35, "virtio-9p-pci"), (MICROVM, "virtio-9p-device"), (VIRT, "virtio-9p-device")]
+)
+def test_a_share_is_one_device_out_of_the_disks_way(machine: Machine, device: str, tmp_path: Path) -> None:
+    shared = arguments(boot.Setup(("true",), share=tmp_path), machine)
+    [word] = [word for word in shared if word.startswith("virtio-9p")]
+    assert word.startswith(f"{device},")
+    assert word.endswith((",addr=1e.0", ",bus=virtio-mmio-bus.23", ",bus=virtio-mmio-bus.31"))
+
+
+def test_a_machine_whose_kernel_finds_no_device_refuses_a_share(tmp_path: Path) -> None:
+    with pytest.raises(BadOption, match="--share needs"):
+        vm.run(["true"], machine="microvm-noacpi", share=tmp_path)
+
+
+@pytest.mark.parametrize(("version", "legacy"), [(None, "false"), (1, "true"), (2, "false")])
+def test_the_version_of_virtio_mmio_is_the_one_asked_for(version: int | None, legacy: str) -> None:
+    words = arguments(boot.Setup(("true",), mmio_version=version), MICROVM)
+    assert option(words, "-global") == f"virtio-mmio.force-legacy={legacy}"
+
+
+def test_a_kernel_that_cannot_measure_its_clock_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwloop.vm.tsc.frequency_khz", lambda: 2600001)
+    assert " tsc_early_khz=2600001 mine" in option(arguments(boot.Setup(("true",), append="mine"), MICROVM), "-append")
+    assert "tsc_early_khz" not in option(arguments(boot.Setup(("true",))), "-append")
+
+
+def test_a_guest_of_another_processor_gets_that_processors_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools.shutil, "which", lambda program, path=None: None)  # type: ignore[attr-defined]
+    with pytest.raises(MissingTool, match="qemu-system-aarch64 is not installed; run: apt install qemu-system-arm"):
+        vm.run(["true"], machine="virt")
+
+
+def test_kvm_for_another_processor_is_refused_in_our_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boot.platform, "machine", lambda: "x86_64")  # type: ignore[attr-defined]
+    with pytest.raises(BadOption, match="virt is aarch64, and KVM here runs guests of x86_64 only"):
+        vm.run(["true"], machine="virt", accel="kvm")
 
 
 def test_words_are_appended_to_the_kernels_command_line() -> None:
@@ -57,15 +102,15 @@ def test_the_accelerator_is_the_one_chosen(accel: str, argument: str) -> None:
 
 def test_the_guest_is_told_the_command_word_for_word() -> None:
     setup = boot.Setup(("sh", "-c", "echo 'a b' $X", "", "\udcff"))
-    settings, command = boot._settings(GUEST, setup).split(b"\0\0", 1)
+    settings, command = boot._settings(guest(), setup).split(b"\0\0", 1)
     assert settings.split(b"\0") == [b"module=virtio_pci", b"module=virtio_blk", b"folder=/hwloop"]
     assert command == b"sh\0-c\0echo 'a b' $X\0\0\xff\0"
 
 
 def test_the_guest_mounts_a_share_only_if_there_is_one(tmp_path: Path) -> None:
     setup = boot.Setup(("true",))
-    assert b"share" not in boot._settings(GUEST, setup)
-    assert b"share=/share\0" in boot._settings(GUEST, replace(setup, share=tmp_path))
+    assert b"share" not in boot._settings(guest(), setup)
+    assert b"share=/share\0" in boot._settings(guest(), replace(setup, share=tmp_path))
 
 
 def test_qemu_arguments_are_split_as_a_shell_would(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +132,8 @@ def test_qemu_arguments_are_split_as_a_shell_would(monkeypatch: pytest.MonkeyPat
         {"command": ["true"], "disks": [""]},
         {"command": ["true"], "machine": "pdp11"},
         {"command": ["true"], "accel": "hope"},
+        {"command": ["true"], "mmio_version": 2},
+        {"command": ["true"], "machine": "microvm", "mmio_version": 3},
     ],
     ids=repr,
 )

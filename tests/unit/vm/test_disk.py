@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from hwloop.vm import disk
+from hwloop.vm.bus import Bus, MmioBus, PciBus
 from hwloop.vm.errors import BadOption, MissingFile
 
 SLOTS = range(0x05, 0x1E)
+PCI = PciBus(SLOTS, share_slot=0x1E)
+MMIO = MmioBus(0x1000, range(1, 4))
 
 
 @pytest.fixture
@@ -25,9 +28,9 @@ def options(argument: str) -> dict[str, str]:
     return {key if equals else "": value if equals else key for key, equals, value in (w.partition("=") for w in words)}
 
 
-def qemu(*disks: str) -> list[tuple[dict[str, str], dict[str, str]]]:
+def qemu(*disks: str, bus: Bus = PCI) -> list[tuple[dict[str, str], dict[str, str]]]:
     """For each disk what -drive and -device are told."""
-    words = disk.arguments([disk.parse(text) for text in disks], SLOTS)
+    words = disk.arguments([disk.parse(text) for text in disks], bus)
     assert words[0::4] == ["-drive"] * len(disks)
     assert words[2::4] == ["-device"] * len(disks)
     return [(options(drive), options(device)) for drive, device in zip(words[1::4], words[3::4], strict=True)]
@@ -73,6 +76,40 @@ def test_a_slot_that_another_disk_asked_for_is_passed_over(image: Path) -> None:
 def test_the_same_address_on_another_bus_takes_no_slot(image: Path) -> None:
     (_, first), (_, second) = qemu(str(image), f"{image},bus=bridge0,addr=05.0")
     assert (first["addr"], second["addr"]) == ("05.0", "05.0")
+
+
+def test_on_a_machine_without_pci_the_disks_are_in_the_slots_of_their_turn(image: Path) -> None:
+    devices = [device for _, device in qemu(*[f"{image},serial=S0"] * 3, bus=MMIO)]
+    assert [device["bus"] for device in devices] == [f"virtio-mmio-bus.{slot}" for slot in (1, 2, 3)]
+    assert {device[""] for device in devices} == {"virtio-blk-device"}
+    assert devices[0].keys() == {"", "drive", "bus", "serial"}, "and nothing of PCI"
+
+
+def test_an_mmio_slot_that_another_disk_asked_for_is_passed_over(image: Path) -> None:
+    devices = [device for _, device in qemu(str(image), f"{image},bus=virtio-mmio-bus.1", bus=MMIO)]
+    assert [device["bus"] for device in devices] == ["virtio-mmio-bus.2", "virtio-mmio-bus.1"]
+
+
+@pytest.mark.parametrize("option", ["addr=05.0", "disable-legacy=on", "vectors=2", "multifunction"])
+def test_options_of_pci_are_refused_on_a_machine_without_it(image: Path, option: str) -> None:
+    with pytest.raises(BadOption, match=f"{option.partition('=')[0]}= is of PCI") as caught:
+        qemu(f"{image},{option}", bus=MMIO)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("bus", ["rp0", "virtio-mmio-bus.4", "virtio-mmio-bus.x"])
+def test_a_bus_that_the_machine_has_not_is_refused(image: Path, bus: str) -> None:
+    with pytest.raises(BadOption, match=r"is not there; choose virtio-mmio-bus\.0 to virtio-mmio-bus\.3"):
+        qemu(f"{image},bus={bus}", bus=MMIO)
+
+
+def test_more_disks_than_mmio_slots_are_refused(image: Path) -> None:
+    with pytest.raises(BadOption, match="the machine has 3"):
+        qemu(*[str(image)] * 4, bus=MMIO)
+
+
+def test_the_address_of_a_disk_is_known_before_the_guest_starts() -> None:
+    assert [MMIO.address(turn) for turn in range(3)] == [0x1200, 0x1400, 0x1600]
 
 
 def test_qcow2_is_recognized_by_its_magic(tmp_path: Path) -> None:

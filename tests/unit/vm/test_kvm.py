@@ -31,7 +31,7 @@ class Trial:
 
 
 def ask(folder: Path, trial: Callable[[], object], image: str = "image-1") -> bool:
-    return kvm.usable(folder, image, "qemu", trial)
+    return kvm.usable(folder, image, "qemu", "x86_64", trial)
 
 
 def test_a_guest_that_starts_is_tried_once(tmp_path: Path) -> None:
@@ -65,6 +65,12 @@ def test_another_image_is_tried_again(tmp_path: Path) -> None:
 def test_a_damaged_memory_is_as_good_as_none(tmp_path: Path) -> None:
     (tmp_path / "kvm.json").write_text("{")
     assert ask(tmp_path, Trial())
+
+
+def test_a_guest_of_another_processor_is_emulated_and_nothing_is_tried(tmp_path: Path) -> None:
+    trial = Trial()
+    assert not kvm.usable(tmp_path, "image-1", "qemu", "aarch64", trial)
+    assert trial.calls == 0
 
 
 def test_without_the_device_nothing_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

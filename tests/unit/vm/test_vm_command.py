@@ -44,7 +44,22 @@ def test_options_of_the_command_are_not_ours_even_without_the_two_dashes(asked: 
     assert asked["command"] == ("ls", "--machine", "x")
 
 
-@pytest.mark.parametrize("words", [["run"], ["run", "--machine", "pdp11", "--", "true"], ["run", "--smp", "0", "true"]])
+def test_the_machine_and_the_version_of_its_registers_reach_the_guest(asked: dict[str, Any]) -> None:
+    CliRunner().invoke(group, ["run", "--machine", "virt", "--mmio-version", "1", "true"])
+    assert (asked["machine"], asked["mmio_version"]) == ("virt", 1)
+    CliRunner().invoke(group, ["run", "true"])
+    assert (asked["machine"], asked["mmio_version"]) == ("q35", None)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run"],
+        ["run", "--mmio-version", "3", "true"],
+        ["run", "--machine", "pdp11", "--", "true"],
+        ["run", "--smp", "0", "true"],
+    ],
+)
 def test_a_usage_error_exits_with_2(words: list[str]) -> None:
     assert CliRunner().invoke(group, words).exit_code == 2
 
