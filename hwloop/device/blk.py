@@ -180,7 +180,8 @@ class VirtioBlk(Device, BlockDevice):
         status = self._slots.statuses.view[request.slot]
         where = f"{request.kind.name} at sector {request.sector}"
         if status == RespStatus.OK:
-            if written >= request.length + 1:
+            # A driver of a legacy device should not believe the length (VIRTIO 1.4, 5.2.6.3).
+            if written >= request.length + 1 or not self.negotiated & Feature.VERSION_1:
                 return None
             return IoError(
                 f"{where}: the device reports success but wrote {written} of {request.length + 1} bytes",

@@ -17,10 +17,26 @@ def door(request: pytest.FixtureRequest) -> Iterator[Door]:
     door.close()
 
 
-@pytest.fixture(params=["fake", "pci"])
-def fake(request: pytest.FixtureRequest) -> Iterator[FakeDoor]:
-    """A door whose device does what a test tells it."""
-    door = DOORS[request.param]()
+def _opened_door(name: str) -> Iterator[FakeDoor]:
+    door = DOORS[name]()
     assert isinstance(door, FakeDoor)
     yield door
     door.close()
+
+
+@pytest.fixture(params=["fake", "pci", "pci-legacy", "pci-transitional-legacy"])
+def fake(request: pytest.FixtureRequest) -> Iterator[FakeDoor]:
+    """A door whose device does what a test tells it."""
+    yield from _opened_door(request.param)
+
+
+@pytest.fixture(params=["fake", "pci"])
+def modern_fake(request: pytest.FixtureRequest) -> Iterator[FakeDoor]:
+    """The same, for what a legacy interface does not have."""
+    yield from _opened_door(request.param)
+
+
+@pytest.fixture(params=["pci-legacy", "pci-transitional-legacy"])
+def legacy_fake(request: pytest.FixtureRequest) -> Iterator[FakeDoor]:
+    """The same, through a legacy interface."""
+    yield from _opened_door(request.param)

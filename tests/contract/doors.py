@@ -11,13 +11,15 @@ from dataclasses import fields
 from hwloop.device.blk import VirtioBlk
 from hwloop.device.fake_blk import FakeBlk
 from hwloop.hal.fake import FakeHal
-from hwloop.spec import BlkFeature
+from hwloop.spec import BlkFeature, Feature
 from hwloop.transport.base import Transport
 from hwloop.transport.fake import FakeTransport
 from hwloop.transport.fake_device import MODERN
 from hwloop.transport.fake_pci import FakePciFunction
+from hwloop.transport.fake_pci_legacy import FakePciLegacyFunction
+from hwloop.transport.pci_legacy import PciLegacyTransport
 from hwloop.transport.pci_modern import PciTransport
-from pci import ConfigSpace
+from pci import BarInfo, ConfigSpace
 from tests.contract.door import Door, Wants
 from tests.contract.svirtb_doors import SvirtbDoor
 
@@ -28,13 +30,14 @@ class FakeDoor(Door):
     """A `FakeBlk` in process. `device` is what a test of faults turns the switches of."""
 
     can = frozenset(field.name for field in fields(Wants))
+    more_features = 0
 
     def __init__(self) -> None:
         self.hal = FakeHal()
         self.disk: VirtioBlk | None = None
 
     def make(self, size: int, wants: Wants) -> None:
-        features = MODERN | BlkFeature.BLK_SIZE | BlkFeature.SEG_MAX
+        features = MODERN | BlkFeature.BLK_SIZE | BlkFeature.SEG_MAX | self.more_features
         features |= BlkFeature.FLUSH if wants.flush else 0
         features |= BlkFeature.RO if wants.read_only else 0
         features |= BlkFeature.SIZE_MAX if wants.size_max else 0
@@ -86,10 +89,46 @@ class OldPciDoor(PciDoor):
     multiplier = 0
 
 
+class PciLegacyDoor(FakeDoor):
+    """The legacy interface of a function that has no other."""
+
+    more_features = Feature.ANY_LAYOUT
+
+    def transport(self) -> Transport:
+        function = FakePciLegacyFunction(self.device)
+        self.hal.ports[function.port] = function.ports
+        return PciLegacyTransport(self.hal, ConfigSpace(function.config), function.bars)
+
+
+class PciTransitionalDoor(FakeDoor):
+    """A function with both interfaces, driven through the modern one."""
+
+    more_features = Feature.ANY_LAYOUT
+
+    def transport(self) -> Transport:
+        function = FakePciFunction(self.device, transitional=True, msix_vectors=3)
+        self.hal.regions[function.address] = function.region
+        self.hal.ports[function.port] = function.ports
+        return self.choose(ConfigSpace(function.config), function.bars)
+
+    def choose(self, config: ConfigSpace, bars: dict[int, BarInfo]) -> Transport:
+        return PciTransport(self.hal, config, bars)
+
+
+class PciTransitionalLegacyDoor(PciTransitionalDoor):
+    """The same function, driven through the legacy interface."""
+
+    def choose(self, config: ConfigSpace, bars: dict[int, BarInfo]) -> Transport:
+        return PciLegacyTransport(self.hal, config, bars)
+
+
 DOORS: dict[str, Callable[[], Door]] = {
     "fake": FakeDoor,
     "pci": PciDoor,
     "pci-1.0": OldPciDoor,
+    "pci-legacy": PciLegacyDoor,
+    "pci-transitional": PciTransitionalDoor,
+    "pci-transitional-legacy": PciTransitionalLegacyDoor,
     "svirtb": SvirtbDoor,
 }
 for _name, _door in DOORS.items():
