@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -206,7 +205,7 @@ class SvirtbBlk(BlockDevice):
         except HwloopError:
             raise
         except OSError as failure:
-            raise DeviceLost(f"the device does not answer: {failure.strerror}", errno=errno.ENODEV) from failure
+            raise _no_answer(failure) from failure
 
     def _wait_for_completion(self, seconds: float) -> bool:
         batching, self._batching = self._batching, False
@@ -250,9 +249,11 @@ class SvirtbBlk(BlockDevice):
         except DeviceLost:
             # What is gone from the bus cannot write any more.
             return
-        except BaseException:
+        except BaseException as failure:
             self._quarantined = True
             self.hal.quarantine()
+            if isinstance(failure, OSError) and not isinstance(failure, HwloopError):
+                raise _no_answer(failure) from failure
             raise
 
     def _tear_down(self) -> None:
@@ -263,3 +264,7 @@ class SvirtbBlk(BlockDevice):
             for buffer in self._buffers:
                 steps.callback(buffer.close)
             steps.callback(self._abandon_requests)
+
+
+def _no_answer(failure: OSError) -> DeviceLost:
+    return DeviceLost(f"the device does not answer: {failure.strerror}", remedy="open it again")

@@ -65,9 +65,9 @@ class Faults:
     move_head: bool = False
     """The device writes queue_head."""
     fail_after: int = -1
-    """After so many entries the device is in error, and asks to be reset."""
+    """The entry behind so many puts the device in error: it asks to be reset."""
     reset_after: int = -1
-    """After so many entries the device resets itself."""
+    """At the entry behind so many the device resets itself."""
     gone: bool = False
     """Unplugged: every register reads all ones."""
 
@@ -329,6 +329,8 @@ class SimpleVirtIoBlockDev(Owner):
             return True
 
     def _misbehave(self) -> bool:
+        if self._consumed == self._head:
+            return False
         if self._consumed == self.faults.fail_after:
             self._ask_for_reset("it was told to fail")
             return True

@@ -56,6 +56,8 @@ _PAYLOADS = {
 }
 """The commands that QEMU sends to a device, and the bytes behind their header."""
 
+_WITH_FDS = (Command.SYNC_SYSMEM, Command.SET_IRQFD)
+
 
 class ProxyError(HwloopError):
     """QEMU's end of the link sent what is no message of the protocol, or stopped in the middle of one."""
@@ -140,6 +142,8 @@ class ProxyServer(Owner):
         if received is None:
             return False
         command, payload, fds = received
+        if command not in _WITH_FDS:
+            _close_all(fds)
         answer = self._actions[command](payload, fds)
         return answer is None or self._send(_HEADER.pack(Command.RET, _RETURN.size) + _RETURN.pack(answer & _U64))
 
