@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -86,6 +87,15 @@ def memory() -> Iterator[int]:
     os.close(fd)
 
 
+def copies(fd: int) -> int:
+    """How many descriptors of this process are of the same file; a mapping keeps one of its own."""
+    inode, count = os.fstat(fd).st_ino, 0
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            count += os.stat(f"/proc/self/fd/{name}").st_ino == inode
+    return count
+
+
 def test_registers_are_accessed_once_with_the_width_that_was_asked(qemu: Qemu, device: Device) -> None:
     seen: list[tuple[int, ...]] = []
     device.registers = FakeRegion(
@@ -140,14 +150,12 @@ def test_only_what_can_be_changed_in_configuration_space_is() -> None:
 def test_the_memory_of_the_machine_is_mapped_and_no_descriptor_stays_open(
     qemu: Qemu, device: Device, memory: int
 ) -> None:
-    before = len(os.listdir("/proc/self/fd"))
     qemu.sysmem([(0, 4096, 0), (0x100000, 4096, 4096)], [memory, memory])
     assert qemu.server.serve_one()
     assert [(run.address, len(run.bytes)) for run in device.ram] == [(0, 4096), (0x100000, 4096)]
     device.ram[1].bytes[0] = 0x5A
     assert os.pread(memory, 1, 4096) == b"\x5a"
-    held = len(device.ram)  # A mapping keeps a descriptor of its own.
-    assert len(os.listdir("/proc/self/fd")) == before + held
+    assert copies(memory) == 1 + len(device.ram)
 
 
 def test_a_reset_reaches_the_device(qemu: Qemu, device: Device) -> None:
@@ -206,27 +214,24 @@ def test_a_link_that_is_cut_within_a_message_is_an_error(qemu: Qemu) -> None:
 def test_memory_that_its_file_does_not_hold_is_not_mapped(
     qemu: Qemu, device: Device, memory: int, run: tuple[int, int, int]
 ) -> None:
-    before = len(os.listdir("/proc/self/fd"))
     qemu.sysmem([run], [memory])
     with pytest.raises(ProxyError, match="memory"):
         qemu.server.run()
     assert device.ram == []
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert copies(memory) == 1
 
 
 def test_descriptors_that_come_with_what_is_no_message_are_closed(qemu: Qemu, memory: int) -> None:
-    before = len(os.listdir("/proc/self/fd"))
     qemu.send(42, fds=[memory])
     with pytest.raises(ProxyError):
         qemu.server.run()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert copies(memory) == 1
 
 
 def test_descriptors_that_belong_to_no_command_are_closed(qemu: Qemu, memory: int) -> None:
-    before = len(os.listdir("/proc/self/fd"))
     qemu.send(Command.DEVICE_RESET, fds=[memory])
     assert qemu.server.serve_one()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert copies(memory) == 1
 
 
 def test_a_qemu_that_is_gone_when_it_is_answered_ends_the_server(qemu: Qemu) -> None:
