@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import os
 import resource
 import struct
@@ -16,10 +17,12 @@ import pytest
 from hwloop.errors import AlreadyUsed, DeviceClosed, DmaError, InvalidParam, SetupError, exit_code_of
 from hwloop.hal import vfio_ioctl as vfio
 from hwloop.hal.base import BufferDirection
+from hwloop.hal.memory import HUGE_PAGE
 from hwloop.hal.vfio import VfioHal
 from hwloop.spec import PhysAddr
 from mmio import MappedFile
 from pci import BarInfo, IoBar, MemoryBar, MemoryBarType
+from tests.unit.hwloop.hal.paper import huge_pages_on_paper
 
 DISK = "0000:00:05.0"
 BARS: dict[int, BarInfo] = {
@@ -334,3 +337,37 @@ def test_configuration_space_is_the_region_of_that_name(kernel: Kernel) -> None:
 def test_a_function_that_cannot_be_reset_says_so(kernel: Kernel) -> None:
     with kernel.hal() as hal, pytest.raises(SetupError, match=f"{DISK} cannot be reset by VFIO"):
         hal.reset()
+
+
+def test_memory_for_a_device_that_goes_past_the_iommu_is_mapped_at_its_physical_address(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pagemap = huge_pages_on_paper(monkeypatch)
+    with kernel.hal() as hal:
+        hal.use_physical_addresses()
+        for direction, flags in ((BufferDirection.DriverToDevice, 1), (BufferDirection.DeviceToDriver, 2)):
+            paddr, vaddr = hal.dma_alloc(1, direction)
+            assert kernel.mapped[paddr] == (flags, vaddr, HUGE_PAGE), "the direction is enforced all the same"
+            assert paddr == pagemap.physical_of(vaddr)
+    assert kernel.mapped == {}
+    assert pagemap.closed
+
+
+def test_a_physical_address_that_the_iommu_does_not_take_is_an_error_and_its_page_is_free(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huge_pages_on_paper(monkeypatch)
+    kernel.fail[vfio.IOMMU_MAP_DMA] = errno.EINVAL
+    with kernel.hal() as hal:
+        hal.use_physical_addresses()
+        with pytest.raises(DmaError, match="cannot map 2048 KiB"):
+            hal.dma_alloc(1, BufferDirection.Both)
+        gc.collect()
+        assert "/memfd:paper" not in Path("/proc/self/maps").read_text()
+
+
+def test_addresses_cannot_be_changed_under_memory_that_is_mapped(kernel: Kernel) -> None:
+    with kernel.hal() as hal:
+        hal.dma_alloc(1, BufferDirection.Both)
+        with pytest.raises(AssertionError, match="mapped elsewhere already"):
+            hal.use_physical_addresses()
