@@ -1,0 +1,81 @@
+"""svirtb as a target: a disk image behind the device model in this process."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+import hwloop
+from hwloop import session
+from hwloop.cli.main import run
+from hwloop.device.svirtb import SvirtbBlk
+from hwloop.errors import InvalidParam, RefusedError, SetupError, Unsupported
+from hwloop.spec import DeviceType
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(range(256)) * 256)
+    return path
+
+
+def opened(target: str) -> SvirtbBlk:
+    disk = hwloop.open(target)
+    assert isinstance(disk, SvirtbBlk)
+    return disk
+
+
+def test_an_image_is_read_and_written(image: Path) -> None:
+    with opened(f"svirtb:{image}") as disk:
+        assert disk.size() == 64 << 10
+        assert disk.read(0, 512) == bytes(range(256)) * 2
+        disk.write(3, b"s" * 512)
+        assert image.read_bytes()[3 * 512 : 4 * 512] == b"s" * 512
+        assert disk.queue_size == 64
+
+
+def test_the_commands_work_on_it(image: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"w" * 1000)
+    assert run(["write", f"svirtb:{image}", "100", "-i", str(source)]) == 0
+    assert run(["flush", f"svirtb:{image}"]) == 0
+    capfdbinary.readouterr()
+    assert run(["read", f"svirtb:{image}", "99", "1002"]) == 0
+    assert capfdbinary.readouterr().out == b"\x63" + b"w" * 1000 + bytes([1100 % 256])
+    assert run(["id", f"svirtb:{image}"]) == 2
+    assert b"no serial" in capfdbinary.readouterr().err
+
+
+def test_the_size_of_the_queue_can_be_chosen(image: Path) -> None:
+    with opened(f"svirtb:{image}?queue-size=4") as disk:
+        assert (disk.queue_size, disk.requests_free) == (4, 3)
+
+
+@pytest.mark.parametrize("option", ["queue-size=1", "queue-size=many", "transport=pci"])
+def test_an_option_that_cannot_be_is_refused(image: Path, option: str) -> None:
+    with pytest.raises(InvalidParam):
+        session.find(f"svirtb:{image}?{option}")
+
+
+def test_finding_an_image_does_not_open_it() -> None:
+    found = session.find("svirtb:no/such.img")
+    assert (found.name, found.device_type) == ("svirtb:no/such.img", DeviceType.Block)
+    with pytest.raises(SetupError, match=r"cannot open no/such\.img"):
+        found.open()
+
+
+def test_there_is_no_transport_to_look_at(image: Path) -> None:
+    with pytest.raises(Unsupported, match="no transport"):
+        session.find(f"svirtb:{image}").open_transport()
+
+
+def test_everything_is_given_back(image: Path) -> None:
+    disk = opened(f"svirtb:{image}")
+    with pytest.raises(RefusedError, match="in use"):
+        opened(f"svirtb:{image}")
+    disk.close()
+    assert "svirtb" not in [thread.name for thread in threading.enumerate()]
+    opened(f"svirtb:{image}").close()
