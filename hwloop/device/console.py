@@ -278,7 +278,7 @@ class VirtioConsole(WatchedDevice):
         self._tell(number, ControlEvent.PORT_READY, 1)
 
     def _remove_port(self, port: ConsolePort, message: ControlMessage) -> None:
-        port.removed = True
+        port._end()
         del self._ports[port.id]
 
     def _make_console(self, port: ConsolePort, message: ControlMessage) -> None:

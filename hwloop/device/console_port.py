@@ -65,6 +65,7 @@ class ConsolePort:
         patience, offset, ticket = self._console._patience(seconds), 0, 0
         while True:
             with self._console._working():
+                self._console._serve_control()
                 self._get_ready()
                 self._outbox.take_back()
                 offset, ticket = self._put(view, offset, ticket)
@@ -89,6 +90,7 @@ class ConsolePort:
         remind = patience.deadline.seconds >= _REMIND_FROM_SECONDS
         while True:
             with self._console._working():
+                self._console._serve_control()
                 if not self._pending:
                     self._get_ready()
                 self._pull(max_bytes)
@@ -99,6 +101,7 @@ class ConsolePort:
     def open(self) -> None:
         """Tell the device that somebody is here; `send` and `receive` do it by themselves. Idempotent."""
         with self._console._working():
+            self._console._serve_control()
             self._get_ready()
 
     def close(self) -> None:
@@ -109,7 +112,6 @@ class ConsolePort:
                 self._console._tell(self.id, ControlEvent.PORT_OPEN, 0)
 
     def _get_ready(self) -> None:
-        self._console._serve_control()
         if self.removed:
             raise PortRemoved(f"the device removed port {self.id}", remedy="see the ports that there are")
         if not self._opened:
@@ -139,6 +141,11 @@ class ConsolePort:
         data = bytes(self._pending[:most])
         del self._pending[:most]
         return data
+
+    def _end(self) -> None:
+        """The device removed the port; what it had said before can still be received."""
+        self._pull(_PULL_AHEAD)
+        self.removed = True
 
     def _forget_input(self) -> None:
         """Drop what came for an earlier port of the same number."""

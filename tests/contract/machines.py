@@ -1,0 +1,71 @@
+"""A fake device of any type behind each transport that can carry it in process. To add one: a function, and a line in
+`MACHINES`; every suite that is not about disks runs over it then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hwloop.hal.fake import FakeHal
+from hwloop.transport.base import Transport
+from hwloop.transport.fake import FakeTransport
+from hwloop.transport.fake_device import FakeDevice
+from hwloop.transport.fake_pci import FakePciFunction
+from hwloop.transport.fake_pci_legacy import FakePciLegacyFunction
+from hwloop.transport.pci_legacy import PciLegacyTransport
+from hwloop.transport.pci_modern import PciTransport
+from pci import ConfigSpace
+
+Machine = Callable[[FakeHal, FakeDevice], Transport]
+
+
+def plain(hal: FakeHal, device: FakeDevice) -> Transport:
+    return FakeTransport(device)
+
+
+def pci(hal: FakeHal, device: FakeDevice) -> Transport:
+    return _pci(hal, FakePciFunction(device))
+
+
+def old_pci(hal: FakeHal, device: FakeDevice) -> Transport:
+    """VIRTIO 1.0: a short common configuration, and one doorbell for all queues."""
+    return _pci(hal, FakePciFunction(device, common_length=56, multiplier=0))
+
+
+def legacy_pci(hal: FakeHal, device: FakeDevice) -> Transport:
+    """The legacy interface of a function that has no other."""
+    function = FakePciLegacyFunction(device)
+    hal.ports[function.port] = function.ports
+    return PciLegacyTransport(hal, ConfigSpace(function.config), function.bars)
+
+
+def transitional_pci(hal: FakeHal, device: FakeDevice) -> Transport:
+    """A function with both interfaces, driven through the modern one."""
+    return _pci(hal, _transitional(hal, device))
+
+
+def transitional_legacy_pci(hal: FakeHal, device: FakeDevice) -> Transport:
+    """The same function, driven through the legacy interface."""
+    function = _transitional(hal, device)
+    return PciLegacyTransport(hal, ConfigSpace(function.config), function.bars)
+
+
+def _pci(hal: FakeHal, function: FakePciFunction) -> Transport:
+    hal.regions[function.address] = function.region
+    return PciTransport(hal, ConfigSpace(function.config), function.bars)
+
+
+def _transitional(hal: FakeHal, device: FakeDevice) -> FakePciFunction:
+    function = FakePciFunction(device, transitional=True, msix_vectors=3)
+    hal.regions[function.address] = function.region
+    hal.ports[function.port] = function.ports
+    return function
+
+
+MACHINES: dict[str, Machine] = {
+    "fake": plain,
+    "pci": pci,
+    "pci-1.0": old_pci,
+    "pci-legacy": legacy_pci,
+    "pci-transitional": transitional_pci,
+    "pci-transitional-legacy": transitional_legacy_pci,
+}
