@@ -25,7 +25,7 @@ from hwloop.transport.fake_pci_config import FakeConfig, FakeMsix, shown, transi
 from mmio import FakeRegion
 from pci import BarInfo, Command, IoBar
 
-PORT = 0xC040
+PORT = 0xC000
 _HEADER = 0x14
 _HEADER_WITH_VECTORS = 0x18
 _STATUS = 0x12

@@ -275,7 +275,7 @@ def test_a_device_that_wrote_less_than_it_says_is_not_believed(modern_fake: Fake
     disk = opened(modern_fake)
     modern_fake.device.blk_faults.short_length = 1
     buffer = bytearray(b"mine" * 128)
-    with pytest.raises(IoError, match="IN at sector 8: .*wrote 1 of 513 bytes") as caught:
+    with pytest.raises(IoError, match=r"IN at sector 8: .*wrote 1 of 513 bytes") as caught:
         disk.read_into(8, buffer)
     assert caught.value.errno == errno.EIO
     assert buffer == b"mine" * 128
