@@ -1,9 +1,9 @@
 """Device registers with accesses of an exact width.
 
 A `Region` is a run of registers: mapped memory (`MappedFile`, `DevMemWindow`), a file read and written by offset
-(`FdRegion`), part of another region (`Window`), or a fake (`FakeRegion`). One `read32` is one bus access of 32 bits,
-always; the order of a 64-bit access made of two is in its name. A `RegisterBlock` names the registers of a layout and
-says which may be read and which written.
+(`FdRegion`), part of another region (`Window`), or a fake (`FakeRegion`). A `UniqueMmioPointer` is the only owner of
+one. One `read32` is one bus access of 32 bits, always; the order of a 64-bit access made of two is in its name. A
+`RegisterBlock` names the registers of a layout and says which may be read and which written.
 """
 
 from mmio._access import MappedRegion
@@ -13,6 +13,7 @@ from mmio.errors import (
     MmioError,
     RegionBoundsError,
     RegionClosed,
+    RegionInUse,
     RegionReadOnly,
     ValueRangeError,
 )
@@ -42,6 +43,7 @@ from mmio.register import (
     WriteOnly64HiLo,
     WriteOnly64LoHi,
 )
+from mmio.unique import UniqueMmioPointer
 
 __all__ = [
     "Access",
@@ -69,8 +71,10 @@ __all__ = [
     "RegionBase",
     "RegionBoundsError",
     "RegionClosed",
+    "RegionInUse",
     "RegionReadOnly",
     "RegisterBlock",
+    "UniqueMmioPointer",
     "ValueRangeError",
     "Window",
     "WriteOnly8",

@@ -75,6 +75,22 @@ class RegionReadOnly(MmioError):
         return type(self), (self.subject,)
 
 
+class RegionInUse(MmioError):
+    """A part of the range has an owner in this process already; nothing was opened (EBUSY)."""
+
+    def __init__(self, wanted: range, held: range) -> None:
+        self.wanted, self.held = wanted, held
+        text = f"{_span(wanted)} cannot have a second owner: {_span(held)} are open; close them first"
+        super().__init__(errno.EBUSY, text)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.wanted, self.held)
+
+
+def _span(addresses: range) -> str:
+    return f"registers {addresses.start:#x} to {addresses.stop - 1:#x}"
+
+
 def _bounds_text(offset: int, width: int, size: int, what: str) -> str:
     """The sentence, with the offsets that would have been right where there are any."""
     text = f"{what} of {width} bytes at offset {offset:#x} is outside the {size:#x} bytes there are"
