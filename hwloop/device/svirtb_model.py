@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from hwloop.device import svirtb_rules as rules
 from hwloop.device.svirtb_memory import Backing, BadAddress, Memory
 from hwloop.device.svirtb_mmio import (
     Bus,
@@ -34,6 +35,7 @@ from hwloop.device.svirtb_protocol import (
 )
 from hwloop.device.svirtb_queue import VirtQueue, VirtQueueFetcher
 from hwloop.device.svirtb_registers import status_text
+from hwloop.device.svirtb_rules import Rule
 from hwloop.errors import InvalidParam
 from hwloop.owner import Owner
 from hwloop.transport.fake_device import RuleBroken
@@ -194,7 +196,7 @@ class SimpleVirtIoBlockDev(Owner):
         elif offset == _HEAD:
             self._write_head(value)
         else:
-            self._break("the driver wrote queue_tail, which is the device's (2)")
+            self._break(rules.NO_WRITTEN_TAIL, "the driver wrote queue_tail")
 
     def _set_status(self, status: int) -> None:
         self.inner.status = status
@@ -205,9 +207,9 @@ class SimpleVirtIoBlockDev(Owner):
 
     def _write_status(self, value: int) -> None:
         if value not in list(VirtIoStatus):
-            self._break(f"the driver wrote {value:#x} into status, which has no such value (2.1)")
+            self._break(rules.SET_KNOWN_STATUS, f"the driver wrote {value:#x} into status, which has no such value")
         elif value == VirtIoStatus.MAGIC:
-            self._break("the driver wrote MAGIC into status (2.1.1)")
+            self._break(rules.NEVER_SET_MAGIC, "the driver wrote MAGIC into status")
         elif value in self.faults.keep_status_at:
             return
         elif value == VirtIoStatus.RESET:
@@ -219,9 +221,9 @@ class SimpleVirtIoBlockDev(Owner):
 
     def _take_driver_ok(self) -> None:
         if self.inner.status != self.faults.magic:
-            self._break(f"DRIVER_OK was written while the status was {status_text(self.inner.status)} (3, step 2)")
+            self._break(rules.WRITE_DRIVER_OK, f"DRIVER_OK was written while {self._state}")
         elif not self._seen:
-            self._break("DRIVER_OK was written before the magic was read (3, step 1)")
+            self._break(rules.CHECK_MAGIC, "DRIVER_OK was written before the magic was read")
         else:
             self._excused = False
             self._set_status(VirtIoStatus.DRIVER_OK)
@@ -231,9 +233,9 @@ class SimpleVirtIoBlockDev(Owner):
         if self._is_excused():
             return
         if self.inner.status != VirtIoStatus.DRIVER_OK:
-            self._break(f"{name} was written while the status was {status_text(self.inner.status)} (2.1.1)")
+            self._break(rules.CONFIGURE_AFTER_DRIVER_OK, f"{name} was written while {self._state}")
         elif not self._seen:
-            self._break(f"{name} was written before DRIVER_OK was read back (3, step 3)")
+            self._break(rules.READ_DRIVER_OK_BACK, f"{name} was written before DRIVER_OK was read back")
         else:
             self._configured.add(name)
             self.registers.poke(offset, 4, 0 if name in self.faults.forget else value)
@@ -243,9 +245,9 @@ class SimpleVirtIoBlockDev(Owner):
         if self._is_excused():
             return
         if self.inner.status != VirtIoStatus.DRIVER_OK:
-            self._break(f"READY was written while the status was {status_text(self.inner.status)} (3, step 5)")
+            self._break(rules.WRITE_READY, f"READY was written while {self._state}")
         elif missing:
-            self._break(f"READY was written before {', '.join(sorted(missing))} (3, step 4)")
+            self._break(rules.CONFIGURE_RING, f"READY was written before {', '.join(sorted(missing))}")
         elif self.faults.refuse:
             self._ask_for_reset("it was told to refuse")
         else:
@@ -259,7 +261,7 @@ class SimpleVirtIoBlockDev(Owner):
             self.interpretation.check_queue_size(size)
             self.inner.virt_queue = VirtQueue.new_from_raw_ptr(self.memory, address, size)
         except (InvalidParam, BadAddress) as error:
-            self._break(f"READY was written with a ring of {size} entries at {address:#x}: {error} (2.1.2)")
+            self._break(rules.GIVE_A_RING, f"READY was written with a ring of {size} entries at {address:#x}: {error}")
             return
         self._show_tail()
         self._set_status(VirtIoStatus.READY)
@@ -271,15 +273,17 @@ class SimpleVirtIoBlockDev(Owner):
             return
         queue = self.inner.virt_queue
         if self.inner.status != VirtIoStatus.READY or queue is None:
-            self._break(f"the doorbell was written while the status was {status_text(self.inner.status)} (3)")
+            self._break(rules.NO_EARLY_DOORBELL, f"the doorbell was written while {self._state}")
             return
         if not self._seen:
-            self._break("the doorbell was written before READY was read back (3, step 6)")
+            self._break(rules.READ_READY_BACK, "the doorbell was written before READY was read back")
             return
         new = self.interpretation.progress(self._head, value, queue.size)
         free = self.interpretation.usable(queue.size) - (self._head - self._consumed)
         if new is None or new > free:
-            self._break(f"queue_head {value} is impossible: {free} of {queue.size} entries are free (2.2)")
+            self._break(
+                rules.KEEP_WITHIN_RING, f"queue_head {value} is impossible: {free} of {queue.size} entries are free"
+            )
         elif self.faults.lose_doorbells:
             self.faults.lose_doorbells -= 1
             self.registers.poke(_HEAD, 4, value)
@@ -319,7 +323,7 @@ class SimpleVirtIoBlockDev(Owner):
                 if entry is None or not self._execute(entry):
                     return False
             except BadAddress as error:
-                self._break(f"entry {self._consumed} of the ring: {error} (2.2.1)")
+                self._break(rules.FILL_ENTRY, f"entry {self._consumed} of the ring: {error}")
                 return False
             except OSError as error:
                 self._ask_for_reset(f"the disk failed: {error}")
@@ -344,7 +348,7 @@ class SimpleVirtIoBlockDev(Owner):
         sector, disk = self.interpretation.sector_size, self.inner.file_system
         start = entry.sector * sector
         if entry.cmd not in list(VirtQueueEntryCmd):
-            self._break(f"{entry} has a command that is neither read nor write (2.2.1)")
+            self._break(rules.FILL_ENTRY, f"{entry} has a command that is neither read nor write")
             return False
         if not entry.size or entry.size % sector or start + entry.size > disk.size:
             self._ask_for_reset(f"{entry} is not whole sectors of a disk of {disk.size} bytes")
@@ -374,9 +378,13 @@ class SimpleVirtIoBlockDev(Owner):
         self._excused = True
         self._set_status(VirtIoStatus.RESET)
 
-    def _break(self, text: str) -> None:
-        broken = RuleBroken(f"{text}, seed 002")
+    @property
+    def _state(self) -> str:
+        return f"the status was {status_text(self.inner.status)}"
+
+    def _break(self, rule: Rule, what: str) -> None:
+        broken = RuleBroken(f"{what} ({rule})")
         self.violations.append(broken)
-        self._ask_for_reset(text)
+        self._ask_for_reset(str(broken))
         if self.strict:
             raise broken

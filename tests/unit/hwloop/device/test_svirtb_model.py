@@ -21,6 +21,7 @@ from hwloop.device.svirtb_protocol import (
     VirtQueueEntry,
 )
 from hwloop.device.svirtb_queue import VirtQueue, VirtQueueFetcher
+from hwloop.device.svirtb_rules import ASK_FOR_RESET, RULES, Keyword
 from hwloop.errors import AlreadyUsed, InvalidParam, RefusedError, SetupError
 from hwloop.hal.base import BufferDirection, Dma
 from hwloop.hal.fake import FakeHal
@@ -90,25 +91,34 @@ def added(number: int, offset: int, value: int) -> Callable[[Meddler], None]:
 
 
 MUTANTS: dict[str, tuple[Callable[[Meddler], None], str]] = {
-    "does not look for the magic": (left_out(READ_MAGIC), r"before the magic was read \(3, step 1\)"),
+    "does not look for the magic": (left_out(READ_MAGIC), r"before the magic was read.*seed 002, 3, step 1: MUST"),
     "does not write DRIVER_OK": (left_out(WRITE_OK, READ_OK), r"queue_size was written while the status was MAGIC"),
-    "does not read DRIVER_OK back": (left_out(READ_OK), r"before DRIVER_OK was read back \(3, step 3\)"),
-    "configures before DRIVER_OK": (added(WRITE_OK, QUEUE_SIZE, 8), r"while the status was MAGIC \(2.1.1\)"),
-    "gives no size": (left_out(WRITE_SIZE, READ_SIZE), r"READY was written before queue_size \(3, step 4\)"),
+    "does not read DRIVER_OK back": (left_out(READ_OK), r"before DRIVER_OK was read back.*seed 002, 3, step 3: MUST"),
+    "configures before DRIVER_OK": (
+        added(WRITE_OK, QUEUE_SIZE, 8),
+        r"while the status was MAGIC.*seed 002, 2.1.1: MUST",
+    ),
+    "gives no size": (
+        left_out(WRITE_SIZE, READ_SIZE),
+        r"READY was written before queue_size.*seed 002, 3, step 4: MUST",
+    ),
     "gives no high half": (left_out(WRITE_HI, READ_HI), "READY was written before queue_addr_hi"),
     "gives no low half": (left_out(WRITE_LO, READ_LO), "READY was written before queue_addr_lo"),
-    "gives a size of 0": (changed(WRITE_SIZE, 0), r"ring of 0 entries .* \(2.1.2\)"),
+    "gives a size of 0": (changed(WRITE_SIZE, 0), r"ring of 0 entries .*.*seed 002, 2.1.2: MUST"),
     "gives a ring longer than its memory": (changed(WRITE_SIZE, 4096 // 28 + 1), "no memory of 4116 bytes"),
     "gives an address that is no memory": (changed(WRITE_HI, 0x7FFF), "no memory of 224 bytes is shared"),
     "does not write READY": (left_out(WRITE_READY, READ_READY), "doorbell was written while the status was DRIVER_OK"),
-    "does not read READY back": (left_out(READ_READY), r"before READY was read back \(3, step 6\)"),
+    "does not read READY back": (left_out(READ_READY), r"before READY was read back.*seed 002, 3, step 6: MUST"),
     "writes DRIVER_OK twice": (added(WRITE_SIZE, STATUS, DRIVER_OK), "DRIVER_OK was written while the status was"),
     "writes READY twice": (added(DOORBELL, STATUS, READY), "READY was written while the status was READY"),
     "writes READY first": (added(WRITE_OK, STATUS, READY), "READY was written while the status was MAGIC"),
     "configures after READY": (added(DOORBELL, QUEUE_SIZE, 4), "queue_size was written while the status was READY"),
-    "rings before DRIVER_OK": (added(WRITE_OK, HEAD, 1), r"doorbell was written while the status was MAGIC \(3\)"),
+    "rings before DRIVER_OK": (
+        added(WRITE_OK, HEAD, 1),
+        r"doorbell was written while the status was MAGIC.*seed 002, 3: MUST",
+    ),
     "rings before READY": (added(WRITE_READY, HEAD, 1), "doorbell was written while the status was DRIVER_OK"),
-    "writes the magic": (added(WRITE_OK, STATUS, MAGIC), r"the driver wrote MAGIC into status \(2.1.1\)"),
+    "writes the magic": (added(WRITE_OK, STATUS, MAGIC), r"the driver wrote MAGIC into status.*seed 002, 2.1.1: MUST"),
     "writes flags": (added(WRITE_SIZE, STATUS, READY | RESET), r"wrote 0x3 into status, which has no such value"),
     "writes the tail": (added(DOORBELL, TAIL, 0), r"the driver wrote queue_tail"),
     "writes the tail early": (added(WRITE_OK, TAIL, 0), r"the driver wrote queue_tail"),
@@ -131,7 +141,14 @@ def test_a_driver_that_breaks_a_rule_is_caught(mutant: str) -> None:
     with pytest.raises(RuleBroken, match=words) as caught:
         drive()
     assert bench.model.violations[0] is caught.value
-    assert "seed 002" in str(caught.value)
+    assert any(str(rule) in str(caught.value) for rule in RULES.values())
+
+
+def test_every_rule_for_the_driver_has_a_section_and_is_absolute() -> None:
+    assert [str(rule) for rule in RULES.values() if not rule.keyword.absolute] == [str(ASK_FOR_RESET)]
+    assert str(RULES["NEVER_SET_MAGIC"]) == "seed 002, 2.1.1: MUST NOT"
+    words = "MUST, MUST NOT, REQUIRED, SHALL, SHALL NOT, SHOULD, SHOULD NOT, RECOMMENDED, MAY, OPTIONAL"
+    assert ", ".join(keyword.value for keyword in Keyword) == words
 
 
 def test_the_driver_that_nobody_meddles_with_breaks_no_rule() -> None:

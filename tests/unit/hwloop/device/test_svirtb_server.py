@@ -111,7 +111,7 @@ def test_a_broken_rule_is_answered_with_reset_and_told_at_the_end(start: Start, 
     assert link.read32(STATUS) == MAGIC
     status, text = link.end()
     assert status == 0
-    assert text == "svirtb: the driver wrote queue_tail, which is the device's (2)\n"
+    assert text == "svirtb: the driver wrote queue_tail (seed 002, 2: MUST NOT)\n"
 
 
 def test_an_image_that_cannot_be_opened_is_named(start: Start, tmp_path: Path) -> None:
