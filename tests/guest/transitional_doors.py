@@ -6,14 +6,6 @@ from hwloop import claim
 from tests.guest.vfio_door import VfioDoor
 
 
-class VfioTransitional(VfioDoor):
-    """The modern interface of a device that goes past the IOMMU."""
-
-    name = "vfio-transitional"
-    target = "0000:00:05.0?hal=vfio"
-    options = "?hal=vfio"
-
-
 class VfioLegacy(VfioDoor):
     """The legacy interface, in the I/O region that VFIO gives out."""
 
@@ -31,15 +23,6 @@ class UioModern(VfioDoor):
     options = "?hal=uio&mode=modern"
 
 
-class UioIrq(VfioDoor):
-    """The same, and waits on the interrupt."""
-
-    name = "uio-irq"
-    target = "0000:00:05.0?hal=uio&wait=irq"
-    driver = claim.UIO_DRIVER
-    options = "?hal=uio&wait=irq"
-
-
 class UioLegacy(VfioDoor):
     """The legacy interface through uio_pci_generic."""
 
@@ -49,4 +32,5 @@ class UioLegacy(VfioDoor):
     options = "?hal=uio&mode=legacy"
 
 
-DOORS = (UioModern, UioLegacy, UioIrq, VfioLegacy, VfioTransitional)
+DOORS = (UioModern, UioLegacy, VfioLegacy)
+"""Others of the same parts, such as `?hal=uio&wait=irq`, are in test_uio.py: a suite takes a minute here."""
