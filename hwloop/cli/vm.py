@@ -50,7 +50,7 @@ Examples:
     "disks",
     metavar="PATH[,KEY=VALUE]...",
     multiple=True,
-    help="A virtio-blk disk; the first is at 0000:00:05.0, or in the first virtio-mmio slot (bus=virtio-mmio-bus.0). "
+    help="A virtio-blk disk; the first is at 0000:00:05.0, on microvm at mmio:0xfeb02e00, on virt at mmio:0xa000000. "
     "Keys are those of QEMU's virtio-blk device (addr, bus, packed, serial, ...) or of its drive (format, cache, "
     "read-only, snapshot, ...).",
 )

@@ -95,7 +95,8 @@ def _slot(address: str) -> int:
 @dataclass(frozen=True)
 class MmioBus(Bus):
     """Slots of 512 bytes, one behind the other from `base` on; slot 0 is at `base`. The first disk is in the first of
-    `slots`. QEMU by itself fills them from the last one; naming them makes an address that can be known before.
+    `slots`, which stand in the order in which the guest's kernel finds them, so that it is vda there; the share is in
+    the last. QEMU would fill them too, but a slot that is named has an address that can be known before.
     """
 
     base: int
@@ -147,9 +148,9 @@ class MmioBus(Bus):
         if "bus" not in own:
             return None
         found = _MMIO_SLOT.fullmatch(own["bus"])
-        if found is None or int(found[1]) > self.slots[-1]:
-            last = f"virtio-mmio-bus.{self.slots[-1]}"
+        if found is None or int(found[1]) not in self.slots:
             raise BadOption(
-                f"disk {name}: bus {own['bus']!r} is not there", remedy=f"choose virtio-mmio-bus.0 to {last}"
+                f"disk {name}: bus {own['bus']!r} is not there",
+                remedy=f"choose virtio-mmio-bus.N with N from {min(self.slots)} to {max(self.slots)}",
             )
         return int(found[1])

@@ -126,8 +126,9 @@ MICROVM = Machine(
     # reboot=t: a triple fault; there is no keyboard controller whose reset line could do it.
     kernel_words=f"console=ttyS0 {_WORDS} reboot=t hugepages=16",
     modules=("virtio_mmio", "virtio_blk"),
-    # Not slot 0: its interrupt goes to pin 0 of the second IOAPIC, and QEMU sends pin 0 to pin 2, as for the first one.
-    bus=MmioBus(0xFEB00000, range(1, 24)),
+    # From the last on, as ACPI's table has them. Without slot 0: its interrupt goes to pin 0 of the second IOAPIC, and
+    # QEMU sends pin 0 to pin 2, as is right for the first one.
+    bus=MmioBus(0xFEB00000, range(23, 0, -1)),
     frames=_DEBUG_PORT,
     # ACPI's reduced hardware has no timer that the kernel would measure the counter with.
     needs_tsc=True,

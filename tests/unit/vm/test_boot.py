@@ -55,7 +55,7 @@ def test_a_share_is_one_device_out_of_the_disks_way(machine: Machine, device: st
     shared = arguments(boot.Setup(("true",), share=tmp_path), machine)
     [word] = [word for word in shared if word.startswith("virtio-9p")]
     assert word.startswith(f"{device},")
-    assert word.endswith((",addr=1e.0", ",bus=virtio-mmio-bus.23", ",bus=virtio-mmio-bus.31"))
+    assert word.endswith((",addr=1e.0", ",bus=virtio-mmio-bus.1", ",bus=virtio-mmio-bus.31"))
 
 
 def test_a_machine_whose_kernel_finds_no_device_refuses_a_share(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hwloop.vm import disk
 from hwloop.vm.bus import Bus, MmioBus, PciBus
 from hwloop.vm.errors import BadOption, MissingFile
+from hwloop.vm.machine import machine
 
 SLOTS = range(0x05, 0x1E)
 PCI = PciBus(SLOTS, share_slot=0x1E)
@@ -99,7 +100,7 @@ def test_options_of_pci_are_refused_on_a_machine_without_it(image: Path, option:
 
 @pytest.mark.parametrize("bus", ["rp0", "virtio-mmio-bus.4", "virtio-mmio-bus.x"])
 def test_a_bus_that_the_machine_has_not_is_refused(image: Path, bus: str) -> None:
-    with pytest.raises(BadOption, match=r"is not there; choose virtio-mmio-bus\.0 to virtio-mmio-bus\.3"):
+    with pytest.raises(BadOption, match=r"is not there; choose virtio-mmio-bus\.N with N from 1 to 3"):
         qemu(f"{image},bus={bus}", bus=MMIO)
 
 
@@ -176,3 +177,8 @@ def test_an_address_that_is_no_number_is_refused(image: Path) -> None:
 def test_more_disks_than_slots_are_refused(image: Path) -> None:
     with pytest.raises(BadOption, match="no slot"):
         qemu(*[str(image)] * (len(SLOTS) + 1))
+
+
+def test_the_first_disk_of_each_machine_is_where_the_help_says() -> None:
+    assert machine("microvm").bus.address(0) == 0xFEB02E00  # type: ignore[attr-defined]
+    assert machine("virt").bus.address(0) == 0x0A000000  # type: ignore[attr-defined]
