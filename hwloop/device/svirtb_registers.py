@@ -13,6 +13,14 @@ _ALL_ONES = 0xFFFF_FFFF
 """What a register reads where no device answers."""
 
 
+def probe_svirtb(region: Region) -> bool:
+    """Whether the registers are those of a svirtb device that waits for a driver: its status is MAGIC (seed 002, 2).
+
+    Reads, and writes nothing. A device in use does not show it.
+    """
+    return VirtIoMmioHeader(region).status.read() == VirtIoStatus.MAGIC
+
+
 class SvirtbRegisters:
     """The registers of one device, in `region`, of which the first 24 bytes are used.
 
@@ -105,9 +113,9 @@ class SvirtbRegisters:
         return self.header.status.read() == VirtIoStatus.MAGIC
 
     def _check_magic(self) -> None:
-        status = self.header.status.read()
-        if status == VirtIoStatus.MAGIC:
+        if probe_svirtb(self.region):
             return
+        status = self.header.status.read()
         if status in list(VirtIoStatus):
             raise TransportError(
                 f"the status register holds {status_text(status)} and not MAGIC: a driver uses the device, or died",
