@@ -370,6 +370,69 @@ def test_the_generation_is_one_byte() -> None:
     assert machine.accesses() == [("read", 0x15, 1, 200)]
 
 
+# --- Vectors ----------------------------------------------------------------------------------------------------------
+
+
+def with_vectors(vectors: int = 3) -> tuple[Machine, PciTransport]:
+    machine = Machine(msix_vectors=vectors)
+    machine.function.msix.enable()
+    transport = begun(machine)
+    transport.queue_vectors[1], transport.config_vector = 0, 2
+    return machine, transport
+
+
+def test_a_queue_takes_its_vector_and_the_others_take_none() -> None:
+    machine, transport = with_vectors()
+    set_queue(machine, transport, 0)
+    set_queue(machine, transport, 1)
+    assert [access for access in machine.accesses() if access[1] == 0x1A] == [
+        ("write", 0x1A, 2, 0xFFFF),
+        ("write", 0x1A, 2, 0),
+        ("read", 0x1A, 2, 0),
+    ]
+
+
+def test_the_configuration_takes_its_vector_before_driver_ok() -> None:
+    machine, transport = with_vectors()
+    transport.finish_init()
+    assert [access[:3] for access in machine.accesses()] == [
+        ("write", 0x10, 2),
+        ("read", 0x10, 2),
+        ("write", 0x14, 1),
+        ("read", 0x14, 1),
+    ]
+    machine.device.config_changed()
+    assert machine.function.msix.sent == [2]
+    assert not transport.ack_interrupt()
+
+
+def test_a_vector_that_the_device_refuses_is_an_error() -> None:
+    """VIRTIO 1.4, 4.1.5.1.2.2: it reads back as NO_VECTOR."""
+    machine, transport = with_vectors()
+    machine.device.faults.refuse_vectors = True
+    with pytest.raises(TransportError, match="queue 1 did not take the MSI-X vector 0; it shows 0xffff"):
+        set_queue(machine, transport, 1)
+    assert not transport.queue_used(1)
+    with pytest.raises(TransportError, match="the configuration did not take the MSI-X vector 2"):
+        transport.finish_init()
+    assert not machine.device.status & DeviceStatus.DRIVER_OK
+
+
+def test_an_event_whose_vector_stays_unset_interrupts_by_no_message_and_by_no_status() -> None:
+    machine, transport = with_vectors()
+    transport.config_vector = None
+    transport.finish_init()
+    machine.device.config_changed()
+    assert machine.function.msix.sent == []
+    assert not transport.ack_interrupt()
+
+
+def test_a_vector_behind_the_table_is_caught() -> None:
+    transport = with_vectors(2)[1]
+    with pytest.raises(RuleBroken, match="vector 2 was written; the MSI-X table has 2"):
+        transport.set_config_vector()
+
+
 # --- Its end ----------------------------------------------------------------------------------------------------------
 
 
