@@ -23,23 +23,23 @@ def start(*arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["hwloop", *arguments], stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
 
 
-def function(address: str) -> Path:
-    return Path("/sys/bus/pci/devices") / address
+def function(address: str, bus: str = "pci") -> Path:
+    return Path("/sys/bus") / bus / "devices" / address
 
 
-def driver(address: str) -> str | None:
-    link = function(address) / "driver"
+def driver(address: str, bus: str = "pci") -> str | None:
+    link = function(address, bus) / "driver"
     return os.readlink(link).rsplit("/", 1)[-1] if link.exists() else None
 
 
-def override(address: str) -> str:
-    text = (function(address) / "driver_override").read_text().strip()
+def override(address: str, bus: str = "pci") -> str:
+    text = (function(address, bus) / "driver_override").read_text().strip()
     return "" if text == "(null)" else text
 
 
-def disk_name(address: str) -> str:
-    """The kernel's name of the disk behind a function, such as `vda`. Raises IndexError while it has none."""
-    return sorted(function(address).glob("virtio*/block/*"))[0].name
+def disk_name(address: str, bus: str = "pci") -> str:
+    """The kernel's name of the disk behind a device, such as `vda`. Raises IndexError while it has none."""
+    return sorted(function(address, bus).glob("virtio*/block/*"))[0].name
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 30) -> bool:
@@ -62,10 +62,10 @@ def huge_pages(which: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"HugePages_{which}:"))
 
 
-def given_back(address: str) -> None:
+def given_back(address: str, bus: str = "pci", driver_name: str = "virtio-pci") -> None:
     """Assert that nothing of ours is left: the kernel's driver, its disk, no override, no journal, no lock."""
-    assert driver(address) == "virtio-pci"
-    assert override(address) == ""
+    assert driver(address, bus) == driver_name
+    assert override(address, bus) == ""
     assert not list(RUN_DIR.glob("*")), "a journal or a lock is left over"
-    with open(f"/dev/{disk_name(address)}", "rb", buffering=0) as disk:
+    with open(f"/dev/{disk_name(address, bus)}", "rb", buffering=0) as disk:
         assert len(disk.read(4096)) == 4096

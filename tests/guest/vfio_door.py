@@ -21,7 +21,7 @@ class VfioDoor(Door):
 
     name = "vfio"
     target = "0000:00:05.0"
-    driver = claim.VFIO_DRIVER
+    driver: str | None = claim.VFIO_DRIVER
     options = ""
     can = frozenset(key for spec in DISKS for key in spec.wants)
 
@@ -30,16 +30,23 @@ class VfioDoor(Door):
 
     def make(self, size: int, wants: Wants) -> None:
         self._spec = _spec_for(size, wants)
-        address = address_of(self._spec)
-        # Bound once and for all: a test then does not wait for the kernel's driver to come and go.
-        if machine.driver(address) != self.driver:
-            claim.bind_lastingly(address, self.driver)
+        self.take(self._spec)
         if not wants.read_only:
             with self.reopen() as disk:
                 disk.write(0, bytes(size))
 
+    def take(self, spec: DiskSpec) -> None:
+        """Bind the disk once and for all: a test then does not wait for the kernel's driver to come and go."""
+        address = address_of(spec)
+        if machine.driver(address) != self.driver:
+            claim.bind_lastingly(address, self.driver)
+
+    def place(self, spec: DiskSpec) -> str:
+        """The target that opens the disk."""
+        return address_of(spec) + self.options
+
     def reopen(self) -> VirtioBlk:
-        disk = hwloop.open(address_of(self._spec) + self.options)
+        disk = hwloop.open(self.place(self._spec))
         assert isinstance(disk, VirtioBlk)
         self._disk = disk
         return disk

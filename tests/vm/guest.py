@@ -19,12 +19,22 @@ def image(folder: Path, name: str, size: int) -> Path:
     return path
 
 
-def run_in_guest(*files: str, disks: list[str], qemu: list[str] | None = None, share: Path | None = None) -> None:
+def run_in_guest(
+    *files: str,
+    disks: list[str],
+    qemu: list[str] | None = None,
+    share: Path | None = None,
+    machine: str = "q35",
+    mmio_version: int | None = None,
+) -> None:
     """Run the tests of these files in one guest; their report appears in ours. Asserts that all of them passed."""
     paths = [f"tests/guest/{file}" for file in files]
     noted = ["HWLOOP_DOORS=/share/doors.jsonl"] if share is not None else []
+    noted += [f"HWLOOP_MACHINE={machine}", f"HWLOOP_MMIO_VERSION={mmio_version or ''}"]
     command = ["env", "HWLOOP_GUEST=1", *noted, "pytest", "-v", "--durations=12", "-p", "no:cacheprovider", *paths]
-    result = vm.run(command, disks=disks, qemu=qemu or [], share=share, timeout=900)
+    result = vm.run(
+        command, disks=disks, qemu=qemu or [], share=share, machine=machine, mmio_version=mmio_version, timeout=900
+    )
     if share is not None:
         doors.merge(share / "doors.jsonl")
     sys.stdout.write(_text(result.stdout))
