@@ -79,6 +79,14 @@ def test_a_legacy_device_has_no_features_ok_step() -> None:
     assert transport.steps[-3:] == ["read features", "write features 0x200", f"page size {PAGE_SIZE}"]
 
 
+def test_any_layout_of_a_legacy_device_is_accepted_though_no_driver_lists_it() -> None:
+    """VIRTIO 1.4, 6.3; a modern device has no such bit, and gets nothing that its driver does not know."""
+    offered = BlkFeature.FLUSH | Feature.ANY_LAYOUT
+    assert Traced(offered, legacy=True).begin_init(BlkFeature.FLUSH) == offered
+    assert Traced(OFFERED | Feature.ANY_LAYOUT).begin_init(OFFERED) == OFFERED
+    assert Traced(offered, legacy=True).begin_init(lambda bits: bits & BlkFeature.FLUSH) == BlkFeature.FLUSH
+
+
 def test_only_features_that_both_sides_know_are_negotiated() -> None:
     transport = Traced((1 << 64) - 1)
     supported = Feature.VERSION_1 | BlkFeature.FLUSH
@@ -261,6 +269,32 @@ def test_an_error_of_the_reader_is_raised_once_the_generation_is_stable() -> Non
 
     with pytest.raises(IoError, match="attempt 2"):
         transport.read_consistent(read)
+
+
+def without_generation() -> Traced:
+    transport = Traced()
+    transport.has_config_generation = False
+    transport.device.faults.generation_steps = -1
+    return transport
+
+
+def test_without_a_generation_two_reads_in_a_row_must_agree() -> None:
+    """VIRTIO 1.4, 2.5.4; the generation is not even read."""
+    values = iter([1, 2, 3, 3, 4])
+    assert without_generation().read_consistent(lambda: next(values)) == 3
+
+
+def test_without_a_generation_an_error_is_believed_when_it_comes_twice() -> None:
+    calls: list[int] = []
+
+    def read() -> int:
+        calls.append(1)
+        if len(calls) in (1, 3, 4):
+            raise IoError(f"attempt {len(calls)}")
+        return 5
+
+    with pytest.raises(IoError, match="attempt 4"):
+        without_generation().read_consistent(read)
 
 
 def test_none_is_a_result_like_any_other() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hwloop.errors import ConfigSpaceMissing, ConfigSpaceTooSmall, DeviceLost
 from hwloop.hal.base import BufferDirection
 from hwloop.hal.fake import FakeHal
-from hwloop.spec import DeviceStatus, DeviceType, Feature, PhysAddr
+from hwloop.spec import DeviceStatus, DeviceType, Feature, InterruptStatus, PhysAddr
 from hwloop.transport.fake import FakeTransport
 from hwloop.transport.fake_device import MODERN, FakeDevice, RuleBroken
 
@@ -186,3 +186,48 @@ def test_the_configuration_ends_where_it_ends() -> None:
 
 def test_a_missing_queue_has_size_zero() -> None:
     assert negotiated().max_queue_size(2) == 0
+
+
+# --- Interrupts -------------------------------------------------------------------------------------------------------
+
+
+def live(device: FakeDevice) -> FakeTransport:
+    transport = FakeTransport(device)
+    transport.begin_init(MODERN)
+    set_queue(transport)
+    transport.finish_init()
+    return transport
+
+
+def test_a_changed_configuration_interrupts_a_driver_that_is_live() -> None:
+    device = new_device()
+    device.config_changed()
+    assert (device.generation, device.interrupt_status) == (1, 0), "nobody to tell"
+    live(device)
+    device.config_changed()
+    assert (device.generation, device.interrupt_status) == (2, InterruptStatus.DEVICE_CONFIGURATION_INTERRUPT)
+
+
+def test_only_what_is_acknowledged_stops_interrupting_and_a_reset_stops_all() -> None:
+    device = new_device()
+    device.interrupt_status = InterruptStatus(3)
+    device.acknowledge(1)
+    assert device.interrupt_status == InterruptStatus.DEVICE_CONFIGURATION_INTERRUPT
+    device.reset_itself()
+    assert not device.interrupt_status
+
+
+@pytest.mark.parametrize(("messages_on", "status"), [(True, 0), (False, 2)])
+def test_an_event_is_a_message_where_messages_are_on_and_a_status_elsewhere(messages_on: bool, status: int) -> None:
+    device = new_device()
+    live(device)
+    asked: list[int | None] = []
+    device.config_vector = 5
+
+    def send(vector: int | None) -> bool:
+        asked.append(vector)
+        return messages_on
+
+    device.send_message = send
+    device.config_changed()
+    assert (asked, device.interrupt_status) == ([5], status)
