@@ -10,6 +10,7 @@ TRANSPORTS: Registry[type[Transport]] = Registry(
     "transport",
     {
         "fake": "hwloop.transport.fake:FakeTransport",
+        "mmio": "hwloop.transport.mmio:MmioTransport",
         "pci": "hwloop.transport.pci_modern:PciTransport",
         "pci-legacy": "hwloop.transport.pci_legacy:PciLegacyTransport",
     },

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from hwloop.errors import TransportError
 from hwloop.hal.base import Hal
 from hwloop.spec import DeviceType, device_type_of_pci_id, is_transitional_pci_id
+from hwloop.transport.mmio import BadMagic, InvalidDeviceID, MmioTransport, UnsupportedVersion
 from hwloop.transport.pci_capability import CfgType, virtio_capabilities
 from hwloop.transport.pci_legacy import PciLegacyTransport
 from hwloop.transport.pci_modern import PciTransport
@@ -46,3 +47,16 @@ def _has_modern_interface(config: ConfigSpace) -> bool:
         return any(found.cfg_type == CfgType.COMMON_CFG for found in virtio_capabilities(config))
     except CapabilityError as error:
         raise TransportError(str(error), section="4.1.4") from error
+
+
+def probe_mmio_device(hal: Hal, reg_base: int, reg_size: int) -> tuple[DeviceType, MmioTransport] | None:
+    """The type and the transport of the device whose registers are `reg_size` bytes at a physical address; None where
+    there is none that we know: another magic value, an empty slot, an unknown version. Nothing stays mapped then.
+
+    Raises InvalidParam and MmioRegionTooSmall for a place where no device can be.
+    """
+    try:
+        transport = MmioTransport(hal, reg_base, reg_size)
+    except (BadMagic, UnsupportedVersion, InvalidDeviceID):
+        return None
+    return transport.device_type(), transport

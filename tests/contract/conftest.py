@@ -24,19 +24,25 @@ def _opened_door(name: str) -> Iterator[FakeDoor]:
     door.close()
 
 
-@pytest.fixture(params=["fake", "pci", "pci-legacy", "pci-transitional-legacy"])
+@pytest.fixture(params=["fake", "mmio-1", "mmio-2", "pci", "pci-legacy", "pci-transitional-legacy"])
 def fake(request: pytest.FixtureRequest) -> Iterator[FakeDoor]:
     """A door whose device does what a test tells it."""
     yield from _opened_door(request.param)
 
 
-@pytest.fixture(params=["fake", "pci"])
+@pytest.fixture(params=["fake", "mmio-2", "pci"])
 def modern_fake(request: pytest.FixtureRequest) -> Iterator[FakeDoor]:
     """The same, for what a legacy interface does not have."""
     yield from _opened_door(request.param)
 
 
-@pytest.fixture(params=["pci-legacy", "pci-transitional-legacy"])
+@pytest.fixture(params=["mmio-1", "pci-legacy", "pci-transitional-legacy"])
 def legacy_fake(request: pytest.FixtureRequest) -> Iterator[FakeDoor]:
     """The same, through a legacy interface."""
+    yield from _opened_door(request.param)
+
+
+@pytest.fixture(params=["pci-legacy", "pci-transitional-legacy"])
+def fixed_size_fake(request: pytest.FixtureRequest) -> Iterator[FakeDoor]:
+    """The same, where the device fixes the size of its queues."""
     yield from _opened_door(request.param)

@@ -9,14 +9,17 @@ from collections.abc import Callable
 from dataclasses import fields
 
 from hwloop.device.blk import VirtioBlk
+from hwloop.device.blk_protocol import BlkConfig
 from hwloop.device.fake_blk import FakeBlk
 from hwloop.hal.fake import FakeHal
 from hwloop.spec import BlkFeature, Feature
 from hwloop.transport.base import Transport
 from hwloop.transport.fake import FakeTransport
 from hwloop.transport.fake_device import MODERN
+from hwloop.transport.fake_mmio import FakeMmioDevice
 from hwloop.transport.fake_pci import FakePciFunction
 from hwloop.transport.fake_pci_legacy import FakePciLegacyFunction
+from hwloop.transport.mmio import MmioTransport
 from hwloop.transport.pci_legacy import PciLegacyTransport
 from hwloop.transport.pci_modern import PciTransport
 from pci import BarInfo, ConfigSpace
@@ -100,6 +103,24 @@ class PciLegacyDoor(FakeDoor):
         return PciLegacyTransport(self.hal, ConfigSpace(function.config), function.bars)
 
 
+class MmioDoor(FakeDoor):
+    """The real MMIO transport, over the registers of a fake device."""
+
+    version = 2
+
+    def transport(self) -> Transport:
+        bank = FakeMmioDevice(self.device, self.version, config=BlkConfig)
+        self.hal.regions[bank.address] = bank.region
+        return MmioTransport(self.hal, bank.address)
+
+
+class MmioLegacyDoor(MmioDoor):
+    """Version 1 of the registers."""
+
+    version = 1
+    more_features = Feature.ANY_LAYOUT
+
+
 class PciTransitionalDoor(FakeDoor):
     """A function with both interfaces, driven through the modern one."""
 
@@ -124,6 +145,8 @@ class PciTransitionalLegacyDoor(PciTransitionalDoor):
 
 DOORS: dict[str, Callable[[], Door]] = {
     "fake": FakeDoor,
+    "mmio-1": MmioLegacyDoor,
+    "mmio-2": MmioDoor,
     "pci": PciDoor,
     "pci-1.0": OldPciDoor,
     "pci-legacy": PciLegacyDoor,

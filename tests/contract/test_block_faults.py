@@ -532,9 +532,9 @@ def test_a_queue_size_that_is_no_power_of_two_is_rounded_down(modern_fake: FakeD
     assert opened(modern_fake, queue_size=100).queues[0].size == 64
 
 
-def test_a_queue_size_that_is_no_power_of_two_and_cannot_be_changed_is_refused(legacy_fake: FakeDoor) -> None:
+def test_a_queue_size_that_is_no_power_of_two_and_cannot_be_changed_is_refused(fixed_size_fake: FakeDoor) -> None:
     with pytest.raises(DeviceError, match="queue 0 has 100 descriptors, which is no power of two"):
-        legacy_fake.open(MIB, queue_size=100)
+        fixed_size_fake.open(MIB, queue_size=100)
 
 
 def test_a_device_of_no_queue_is_refused(fake: FakeDoor) -> None:
