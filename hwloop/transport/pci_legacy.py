@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cython_ring import split_layout
-from hwloop.errors import ConfigSpaceMissing, DmaError, InvalidParam, TransportError
+from hwloop.errors import ConfigSpaceMissing, InvalidParam, TransportError
 from hwloop.hal.base import Hal
-from hwloop.spec import PAGE_SIZE, DeviceStatus, InterruptStatus, PhysAddr, is_transitional_pci_id
+from hwloop.spec import DeviceStatus, InterruptStatus, PhysAddr, is_transitional_pci_id
+from hwloop.transport.legacy_block import page_frame_number
 from hwloop.transport.pci_common import (
     NO_VECTOR,
     MsixSwitch,
@@ -24,9 +24,6 @@ from hwloop.transport.pci_common import (
 from hwloop.transport.pci_registers import LegacyRegisters, Regs, VectorRegisters, VirtioPciTransport
 from mmio import read_exact, write_exact
 from pci import BarInfo, Command, ConfigSpace, IoBar
-
-ADDRESS_LIMIT = PAGE_SIZE << 32
-"""Queues lie below it: a page frame number has 32 bits (VIRTIO 1.4, 4.1.5.1.3.1)."""
 
 # QEMU ignores the selection of a queue that it cannot have, and would show the one that was selected before.
 _MOST_QUEUES = 1024
@@ -92,13 +89,12 @@ class PciLegacyTransport(PciFunctionTransport):
         Raises InvalidParam for another size or layout, DmaError for a block that cannot be told to the device,
         TransportError when the device does not take the vector or the queue.
         """
-        _check_block(queue, size, descriptors, driver_area, device_area)
+        pfn = page_frame_number(queue, size, descriptors, driver_area, device_area)
         found = self.max_queue_size(queue)
         if found != size:
             why = f"the device has fixed it at {found}" if found else "the device has no such queue"
             raise InvalidParam(f"queue {queue} cannot have {size} descriptors: {why}")
         self._set_queue_vector(queue)
-        pfn = descriptors // PAGE_SIZE
         self.registers.write_queue_address(pfn)
         if (shown := self.registers.read_queue_address()) != pfn:
             raise TransportError(
@@ -207,20 +203,3 @@ def _legacy_bar(bars: Mapping[int, BarInfo], least: int) -> IoBar:
     raise TransportError(
         f"there is no legacy interface: {fault}", section="4.1.4.10", remedy="use the modern interface"
     )
-
-
-def _check_block(queue: int, size: int, descriptors: int, driver_area: int, device_area: int) -> None:
-    """Whether the device will find the areas, knowing only where the first of them starts."""
-    if size < 1 or size & (size - 1) or size > 32768:
-        raise InvalidParam(f"queue {queue} cannot have {size} descriptors", remedy="a power of two up to 32768")
-    if descriptors % PAGE_SIZE:
-        raise InvalidParam(f"queue {queue} is at {descriptors:#x}, which is not the start of a page of {PAGE_SIZE}")
-    layout = split_layout(size, align=PAGE_SIZE)
-    if (driver_area, device_area) != (descriptors + layout.avail_offset, descriptors + layout.used_offset):
-        raise InvalidParam(f"the areas of queue {queue} do not have the legacy layout", remedy="VIRTIO 1.4, 2.7.2")
-    if not 0 < descriptors < ADDRESS_LIMIT:
-        raise DmaError(
-            f"queue {queue} is at {descriptors:#x}; a legacy device can be told addresses from {PAGE_SIZE:#x} up to "
-            f"{ADDRESS_LIMIT:#x}",
-            remedy="use the modern interface, or memory with a lower address",
-        )

@@ -26,7 +26,7 @@ from hwloop.transport import TRANSPORTS
 from hwloop.transport.fake_device import MODERN, FakeDevice, RuleBroken
 from hwloop.transport.fake_pci import FakePciFunction
 from hwloop.transport.fake_pci_legacy import FakePciLegacyFunction
-from hwloop.transport.pci_legacy import ADDRESS_LIMIT, PciLegacyTransport
+from hwloop.transport.pci_legacy import PciLegacyTransport
 from hwloop.transport.pci_modern import PciTransport
 from mmio import LoggingRegion, RegionClosed
 from pci import BarInfo, Command, ConfigSpace, IoBar, MemoryBar, MemoryBarType
@@ -380,6 +380,8 @@ def test_a_number_that_is_no_vector_is_the_callers_mistake(vector: int) -> None:
 
 # --- Functions and queues that cannot be ------------------------------------------------------------------------------
 
+ADDRESS_LIMIT = 1 << 44
+"""A page frame number has 32 bits (VIRTIO 1.4, 4.1.5.1.3.1)."""
 MEMORY_BAR = MemoryBar(0, MemoryBarType.Width32, False, 0xFE00_0000, 0x1000)
 
 
