@@ -22,8 +22,15 @@ def test_two_measurements_agree_to_a_thousandth() -> None:
 
 def test_a_rate_is_ticks_in_a_millisecond(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tsc, "SECONDS", 0)
-    ticks, clock = iter([1000, 53_000]), iter([5_000_000, 25_000_000])
+    monkeypatch.setattr(tsc, "_TRIES", 1)
+    ticks, clock = iter([1000, 53_000]), iter([4_999_000, 5_001_000, 24_999_000, 25_001_000])
     assert tsc._rate(ticks.__next__, clock.__next__) == 2600
+
+
+def test_a_reading_that_was_interrupted_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tsc, "_TRIES", 3)
+    ticks, clock = iter([10, 20, 30]), iter([0, 9_000_000, 9_000_010, 9_000_012, 9_000_020, 9_500_000])
+    assert tsc._moment(ticks.__next__, clock.__next__) == (9_000_011, 20)
 
 
 @on_x86
