@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -14,12 +14,15 @@ from hwloop.errors import HwloopError
 from hwloop.size import parse_size
 
 if TYPE_CHECKING:
+    from hwloop.device.base import Driver
     from hwloop.device.block import BlockDevice
 
     _IntParameter = click.ParamType[int]
 else:
     # Generic only from click 8.2 on.
     _IntParameter = click.ParamType
+
+D = TypeVar("D", bound="Driver")
 
 SCHEMA = 1
 _PROGRESS_FROM = 8 << 20
@@ -45,15 +48,26 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON w
 
 
 def open_disk(target: str) -> BlockDevice:
-    """Take a block device. Raises Unsupported for a device of another type, and what `hwloop.session.open` raises."""
-    from hwloop import session
+    """Take a block device: as `open_device`."""
     from hwloop.device.block import BlockDevice
+
+    return open_device(target, BlockDevice, "a disk")  # type: ignore[type-abstract]
+
+
+def open_device(target: str, kind: type[D], what: str) -> D:
+    """Take a device that is driven by `kind`, which is `what` to a user.
+
+    Raises Unsupported for a device of another type, and what `hwloop.session.open` raises.
+    """
+    from hwloop import session
     from hwloop.errors import Unsupported
 
     device = session.open(target)
-    if not isinstance(device, BlockDevice):
+    if not isinstance(device, kind):
         device.close()
-        raise Unsupported(f"{target} is a {device.device_type().label} device, not a disk", remedy="see: hwloop list")
+        label = device.device_type().label
+        article = "an" if label[0] in "aeiou" else "a"
+        raise Unsupported(f"{target} is {article} {label} device, not {what}", remedy="see: hwloop list")
     return device
 
 

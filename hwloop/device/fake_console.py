@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from threading import RLock
 
 from cython_ring import Chain
 from hwloop.device.console_protocol import CONTROL_BYTES, CONTROL_QUEUES, ConsoleConfig, ControlEvent, ControlMessage
@@ -44,7 +45,8 @@ class FakePort:
 class FakeConsole(FakeDevice):
     """A console. Without MULTIPORT it has port 0 alone; with it, the ports of `add_port`.
 
-    `emergency` is what came by emergency writes, `told` every control message of the driver.
+    `emergency` is what came by emergency writes, `told` every control message of the driver. Another thread than the
+    driver's may type, as a person would.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class FakeConsole(FakeDevice):
         self.emergency = bytearray()
         self.told: list[ControlMessage] = []
         self._waiting: dict[int, deque[bytes]] = {}
+        self._lock = RLock()
         self._serving = 0
         self._is_ready = False
         self._set(ConsoleConfig.max_nr_ports.offset, 4, max_nr_ports)
@@ -118,6 +121,10 @@ class FakeConsole(FakeDevice):
             raise RuleBroken(f"queue {index} was enabled without VIRTIO_CONSOLE_F_MULTIPORT (5.3.2)")
         super().enable(index)
 
+    def run(self, index: int) -> None:
+        with self._lock:
+            super().run(index)
+
     def release(self, index: int = 0, count: int | None = None, *, backwards: bool = False) -> None:
         if index % 2 == 0:
             self._deliver(index)
@@ -150,9 +157,10 @@ class FakeConsole(FakeDevice):
         self.config[offset : offset + width] = value.to_bytes(width, "little")
 
     def _queue_up(self, index: int, data: bytes) -> None:
-        self._waiting.setdefault(index, deque()).append(data)
-        if not self.hold and not self.faults.drop:
-            self._deliver(index)
+        with self._lock:
+            self._waiting.setdefault(index, deque()).append(data)
+            if not self.hold and not self.faults.drop:
+                self._deliver(index)
 
     def _deliver(self, index: int) -> None:
         """Fill receive buffers: a control message has one of its own, input is cut to fit."""
