@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hwloop import session
-from hwloop.device import Device
+from hwloop.device import Driver
 from hwloop.errors import RefusedError
 from hwloop.inventory import virtio_functions
 from hwloop.spec import DeviceType
@@ -25,7 +25,7 @@ class DeviceContainer:
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._targets))
 
-    def take_one(self) -> Device | None:
+    def take_one(self) -> Driver | None:
         """Open the first device that is not in use and return its driver; None when there is none left.
 
         Each device is offered once. Raises what `hwloop.open` raises, but for a device that is in use.
