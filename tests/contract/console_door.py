@@ -8,9 +8,9 @@ from abc import ABC, abstractmethod
 from hwloop.device.console import VirtioConsole
 from hwloop.device.fake_console import FakeConsole
 from hwloop.hal.fake import FakeHal
-from hwloop.spec import ConsoleFeature
+from hwloop.spec import ConsoleFeature, Feature
 from hwloop.transport.fake_device import MODERN
-from tests.contract.machines import Machine
+from tests.contract.machines import MACHINES, WITH_LEGACY
 
 NAME = "org.hwloop.test"
 """The name of port 1, of a device with several ports; port 0 is a console."""
@@ -53,15 +53,16 @@ class ConsoleDoor(ABC):
 
 
 class FakeConsoleDoor(ConsoleDoor):
-    """A `FakeConsole` in process, behind one of the transports."""
+    """A `FakeConsole` in process, behind one of `MACHINES`."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: str) -> None:
         self._machine = machine
         self._hals: list[FakeHal] = []
 
     def make(self, multiport: bool) -> None:
         features = MODERN | ConsoleFeature.SIZE | ConsoleFeature.EMERG_WRITE
         features |= ConsoleFeature.MULTIPORT if multiport else 0
+        features |= Feature.ANY_LAYOUT if self._machine in WITH_LEGACY else 0
         self.device = FakeConsole(FakeHal(), features=features)
         if multiport:
             self.device.add_port(0, is_console=True)
@@ -70,7 +71,7 @@ class FakeConsoleDoor(ConsoleDoor):
     def reopen(self) -> VirtioConsole:
         self._hals.append(FakeHal())
         self.device.hal = self._hals[-1]
-        return VirtioConsole(self._machine(self._hals[-1], self.device), self._hals[-1], request_seconds=1)
+        return VirtioConsole(MACHINES[self._machine](self._hals[-1], self.device), self._hals[-1], request_seconds=1)
 
     def type(self, data: bytes, port: int = 0) -> None:
         self.device.type(data, port)

@@ -5,17 +5,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hwloop.config import ConfigStruct
+from hwloop.device.blk_protocol import BlkConfig
+from hwloop.device.console_protocol import ConsoleConfig
 from hwloop.hal.fake import FakeHal
+from hwloop.spec import DeviceType
 from hwloop.transport.base import Transport
 from hwloop.transport.fake import FakeTransport
 from hwloop.transport.fake_device import FakeDevice
+from hwloop.transport.fake_mmio import FakeMmioDevice
 from hwloop.transport.fake_pci import FakePciFunction
 from hwloop.transport.fake_pci_legacy import FakePciLegacyFunction
+from hwloop.transport.mmio import MmioTransport
 from hwloop.transport.pci_legacy import PciLegacyTransport
 from hwloop.transport.pci_modern import PciTransport
 from pci import ConfigSpace
 
 Machine = Callable[[FakeHal, FakeDevice], Transport]
+
+_CONFIGS: dict[DeviceType, type[ConfigStruct]] = {DeviceType.Block: BlkConfig, DeviceType.Console: ConsoleConfig}
+"""Registers of memory check that each field of a configuration is read with its width."""
 
 
 def plain(hal: FakeHal, device: FakeDevice) -> Transport:
@@ -49,6 +58,17 @@ def transitional_legacy_pci(hal: FakeHal, device: FakeDevice) -> Transport:
     return PciLegacyTransport(hal, ConfigSpace(function.config), function.bars)
 
 
+def mmio(hal: FakeHal, device: FakeDevice, version: int = 2) -> Transport:
+    bank = FakeMmioDevice(device, version, config=_CONFIGS.get(device.device_type))
+    hal.regions[bank.address] = bank.region
+    return MmioTransport(hal, bank.address)
+
+
+def legacy_mmio(hal: FakeHal, device: FakeDevice) -> Transport:
+    """Version 1 of the registers."""
+    return mmio(hal, device, 1)
+
+
 def _pci(hal: FakeHal, function: FakePciFunction) -> Transport:
     hal.regions[function.address] = function.region
     return PciTransport(hal, ConfigSpace(function.config), function.bars)
@@ -63,9 +83,14 @@ def _transitional(hal: FakeHal, device: FakeDevice) -> FakePciFunction:
 
 MACHINES: dict[str, Machine] = {
     "fake": plain,
+    "mmio-1": legacy_mmio,
+    "mmio-2": mmio,
     "pci": pci,
     "pci-1.0": old_pci,
     "pci-legacy": legacy_pci,
     "pci-transitional": transitional_pci,
     "pci-transitional-legacy": transitional_legacy_pci,
 }
+
+WITH_LEGACY = frozenset({"mmio-1", "pci-legacy", "pci-transitional", "pci-transitional-legacy"})
+"""Those whose devices have a legacy interface, and so offer what only that has."""

@@ -18,7 +18,7 @@ from tests.contract.machines import MACHINES
 
 @pytest.fixture(params=sorted(MACHINES))
 def door(request: pytest.FixtureRequest) -> Iterator[ConsoleDoor]:
-    door = FakeConsoleDoor(MACHINES[request.param])
+    door = FakeConsoleDoor(request.param)
     yield door
     door.close()
 

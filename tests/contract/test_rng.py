@@ -13,7 +13,9 @@ from hwloop.device.fake_rng import FakeRng
 from hwloop.device.rng import REQUEST_BYTES, VirtioRng
 from hwloop.errors import DeviceClosed, InvalidParam
 from hwloop.hal.fake import FakeHal
-from tests.contract.machines import MACHINES
+from hwloop.spec import Feature
+from hwloop.transport.fake_device import MODERN
+from tests.contract.machines import MACHINES, WITH_LEGACY
 
 OpenRng = Callable[[], VirtioRng]
 
@@ -22,7 +24,8 @@ OpenRng = Callable[[], VirtioRng]
 def open_rng(request: pytest.FixtureRequest) -> Iterator[OpenRng]:
     """Opens the device; called again, it opens it once more."""
     hals: list[FakeHal] = []
-    device = FakeRng(FakeHal(), most=1000)
+    more = Feature.ANY_LAYOUT if request.param in WITH_LEGACY else 0
+    device = FakeRng(FakeHal(), most=1000, features=MODERN | more)
 
     def open_it() -> VirtioRng:
         hals.append(FakeHal())
