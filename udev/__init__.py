@@ -26,9 +26,10 @@ from udev.block import (
 from udev.errors import BindError, BindTimeout, DeviceNotFound, ModuleMissing, UdevError
 from udev.events import DeviceEvent, Monitor
 from udev.iommu import iommu_group_devices, iommu_group_drivers
+from udev.memory import list_ram
 from udev.node import wait_for_node, wait_until
 from udev.pci import OVERRIDE_BUSY, PciDevice, list_pci, read_override, read_pci
-from udev.platform import MmioNode, list_mmio, read_mmio
+from udev.platform import MmioNode, list_mmio, mmio_node_of_block, read_mmio
 from udev.sysfs import Sysfs, is_pci_address
 from udev.uio import processes_with, uio_node, wait_for_uio
 
@@ -56,7 +57,9 @@ __all__ = [
     "is_pci_address",
     "list_mmio",
     "list_pci",
+    "list_ram",
     "load_module",
+    "mmio_node_of_block",
     "pci_address_of_block",
     "processes_with",
     "read_block",

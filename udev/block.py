@@ -62,7 +62,7 @@ def block_devices_under(sysfs: Sysfs, path: Path) -> list[BlockDevice]:
 
 def read_block(sysfs: Sysfs, name: str) -> BlockDevice:
     """The disk called `name`, or the disk a partition of that name is on. Raises `DeviceNotFound`."""
-    folder = _class_block(sysfs, name)
+    folder = class_block(sysfs, name)
     return _read_disk(sysfs, folder.parent if (folder / "partition").exists() else folder)
 
 
@@ -71,7 +71,7 @@ def pci_address_of_block(sysfs: Sysfs, name: str) -> str | None:
 
     Raises `DeviceNotFound` when there is no block device of that name.
     """
-    addresses = [part for part in _class_block(sysfs, name).parts if is_pci_address(part)]
+    addresses = [part for part in class_block(sysfs, name).parts if is_pci_address(part)]
     return addresses[-1] if addresses else None  # the innermost: bridges come before it
 
 
@@ -104,7 +104,8 @@ def unescape(text: str) -> str:
 # Disks and partitions
 
 
-def _class_block(sysfs: Sysfs, name: str) -> Path:
+def class_block(sysfs: Sysfs, name: str) -> Path:
+    """The folder of a disk or partition, below that of its device. Raises `DeviceNotFound`."""
     link = sysfs.root / "class/block" / check_name(name, "block device")
     if not link.exists():
         raise DeviceNotFound(f"block device {name}: not on this machine; `ls {link.parent}` lists them")
@@ -157,7 +158,7 @@ def parse_number(text: str) -> tuple[int, int]:
 
 def _numbers(sysfs: Sysfs, block: BlockDevice) -> dict[tuple[int, int], str]:
     """The device numbers of the disk and its partitions as they are now, with their names."""
-    folder = _class_block(sysfs, block.name)
+    folder = class_block(sysfs, block.name)
     return {_read_number(sysfs, part): part.name for part in (folder, *_partitions(sysfs, folder))}
 
 
@@ -217,7 +218,7 @@ def _swap_reasons(sysfs: Sysfs, numbers: dict[tuple[int, int], str]) -> list[str
 
 
 def _holder_reasons(sysfs: Sysfs, block: BlockDevice) -> list[str]:
-    folder = _class_block(sysfs, block.name)
+    folder = class_block(sysfs, block.name)
     parts = (folder, *_partitions(sysfs, folder))
     return sorted(f"holder@{part.name}:{holder}" for part in parts for holder in sysfs.read_names(part / "holders"))
 

@@ -12,9 +12,11 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from udev.block import class_block
 from udev.errors import DeviceNotFound, UdevError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from udev.sysfs import Sysfs
@@ -61,6 +63,15 @@ def read_mmio(sysfs: Sysfs, name: str) -> MmioNode:
     )
 
 
+def mmio_node_of_block(sysfs: Sysfs, name: str) -> str | None:
+    """The name of the node that a disk or partition (`vda`, `vda1`) is behind, None for a disk of another kind.
+
+    Raises `DeviceNotFound` when there is no block device of that name.
+    """
+    names = [part for part in class_block(sysfs, name).parts if _NODE_NAME.fullmatch(part)]
+    return names[-1] if names else None
+
+
 def parse_cmdline(text: str) -> dict[str, MmioNode]:
     """The nodes that `virtio_mmio.device=SIZE@ADDR:IRQ[:ID]` parameters declare, by the name the kernel gives them.
 
@@ -87,14 +98,20 @@ def parse_iomem(text: str) -> dict[str, tuple[int, int]]:
     The kernel shows zeros for all addresses to users without CAP_SYS_ADMIN; such lines are left out.
     """
     resources: dict[str, tuple[int, int]] = {}
+    for name, start, size in iomem_lines(text):
+        resources.setdefault(name, (start, size))
+    return resources
+
+
+def iomem_lines(text: str) -> Iterator[tuple[str, int, int]]:
+    """`(name, address, size)` of each line of /proc/iomem that shows an address."""
     for line in text.splitlines():
         match = _IOMEM_LINE.fullmatch(line)
         if match is None:
             continue
         start, end = int(match[1], 16), int(match[2], 16)
         if end > start:
-            resources.setdefault(match[3], (start, end - start + 1))
-    return resources
+            yield match[3], start, end - start + 1
 
 
 def parse_reg(reg: bytes, address_cells: int = 2, size_cells: int = 1) -> tuple[int, int]:

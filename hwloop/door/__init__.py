@@ -16,6 +16,7 @@ DOORS: Registry[Callable[[Target, Sysfs], Place]] = Registry(
     {
         "pci": "hwloop.door.pci:find",
         "block": "hwloop.door.disk:find",
+        "mmio": "hwloop.door.mmio:find",
         "fake": "hwloop.door.fake:find",
         "svirtb": "hwloop.door.svirtb:find",
     },

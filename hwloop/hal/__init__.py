@@ -9,6 +9,7 @@ from hwloop.registry import Registry
 HALS: Registry[type[Hal]] = Registry(
     "HAL",
     {
+        "devmem": "hwloop.hal.devmem:DevMemHal",
         "fake": "hwloop.hal.fake:FakeHal",
         "uio": "hwloop.hal.uio:UioHal",
         "vfio": "hwloop.hal.vfio:VfioHal",

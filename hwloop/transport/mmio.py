@@ -67,7 +67,7 @@ class MmioTransport(Transport):
     """MMIO transport for VirtIO, of either version.
 
     `address` is the physical address of the registers and `size` their bytes, the device's configuration included;
-    `hal` maps them. Constructing it reads magic value, version and device ID, and nothing else. When it fails nothing
+    `hal` maps them. Constructing it reads magic value, version and the two IDs, and nothing else. When it fails nothing
     stays mapped. Raises BadMagic, UnsupportedVersion, InvalidDeviceID (0: the slot is empty), MmioRegionTooSmall,
     InvalidParam for an address that is none, mmio.RegionInUse for registers that this process uses already.
     """
@@ -107,18 +107,21 @@ class MmioTransport(Transport):
         self._header = self.registers.registers
         self._version = _read_version(self._header, f"{pointer.address:#x}")
         self._device_type = _read_type(self._header, f"{pointer.address:#x}")
+        self._vendor_id = self._header.vendor_id.read()
         self.has_config_generation = not self._legacy
         self._config = _config_window(pointer)
         self._page_size = 0
         self._sizes: dict[int, int] = {}
 
+    @property
     def version(self) -> MmioVersion:
         """The version of the registers."""
         return self._version
 
+    @property
     def vendor_id(self) -> int:
-        """Reads the ID of whoever made the device: 32 bits; QEMU has 0x554d4551."""
-        return self._header.vendor_id.read()
+        """Whose device it is, in 32 bits; QEMU has 0x554d4551."""
+        return self._vendor_id
 
     def device_type(self) -> DeviceType:
         return self._device_type

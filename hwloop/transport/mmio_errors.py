@@ -43,9 +43,9 @@ class InvalidDeviceID(MmioError):
     """The device ID is that of no device: 0 in a slot that is empty (VIRTIO 1.4, 4.2.2)."""
 
     def __init__(self, value: int, place: str = "") -> None:
-        remedy = "choose another one; see: hwloop list" if value else "the slot is empty; see: hwloop list"
+        meaning = "no device has it" if value else "the slot is empty, no device is there"
         text = f"Invalid or unknown device ID: {DeviceTypeError(value)}"
-        super().__init__(text, value, remedy, place=place, section="4.2.2")
+        super().__init__(text, value, f"{meaning}; see: hwloop list", place=place, section="4.2.2")
 
 
 class MmioRegionTooSmall(MmioError):

@@ -51,6 +51,7 @@ STEPS = {
     "hwloop.journal": 6,
     "hwloop.target": 6,
     "hwloop.inventory": 6,
+    "hwloop.inventory_mmio": 6,
     "hwloop.probe": 6,
     "hwloop.describe": 6,
     "hwloop.cli": 7,

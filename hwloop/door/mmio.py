@@ -1,0 +1,170 @@
+"""A virtio-mmio device of this machine, through /dev/mem: `mmio:0xfeb02e00`, or by the kernel's name for its node,
+`mmio:LNRO0005:00`, `mmio:a003e00.virtio_mmio`.
+
+While a driver of the kernel holds a node, it is refused; `?unbind=on` takes it from the driver and gives it back. An
+address that no node has is believed: two processes are kept from one another, and the kernel keeps its own memory and
+its drivers' registers to itself (STRICT_DEVMEM). Nothing brings the interrupt to user space (Debian's kernels have no
+uio_pdrv_genirq), so one polls.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import udev
+from hwloop.claim import Claim
+from hwloop.door.base import SWITCH, KernelPlace, Opened, Place, check_options
+from hwloop.errors import InvalidParam, RefusedError, SetupError, Unsupported
+from hwloop.hal.devmem import DevMemHal
+from hwloop.inventory_mmio import bare_name, is_kernel_device, type_in_kernel
+from hwloop.lock import DeviceLock
+from hwloop.owner import Owner
+from hwloop.signals import shield
+from hwloop.spec import DeviceType
+from hwloop.target import Target
+from hwloop.transport.mmio import MmioTransport, check_place
+from hwloop.transport.mmio_registers import SLOT_SIZE
+from udev import MmioNode, Sysfs
+
+OPTIONS = {"size": None, "unbind": SWITCH, "version": ("1", "2")}
+BUS = "platform"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where registers are, in bytes; `version` is the one that they must have, None: any."""
+
+    address: int
+    size: int
+    version: int | None = None
+
+    def open(self, owner: Owner, sysfs: Sysfs) -> Opened:
+        """The device whose registers these are; `owner` holds them against others, and is closed last."""
+        with ExitStack() as stack:
+            stack.enter_context(owner)
+            hal = stack.enter_context(DevMemHal(sysfs.dev / "mem", sysfs))
+            transport = stack.enter_context(MmioTransport(hal, self.address, self.size))
+            if self.version not in (None, transport.version):
+                raise Unsupported(
+                    f"the registers at {self.address:#x} have version {transport.version}, not {self.version}",
+                    remedy="the device cannot change it: leave version= out",
+                )
+            return Opened(transport, hal, stack.pop_all())
+
+
+class MmioPlace(KernelPlace):
+    """A node of the kernel; `slot` None: where its registers are is hidden from us."""
+
+    bus = BUS
+
+    def __init__(self, target: Target, name: str, slot: Slot | None, sysfs: Sysfs) -> None:
+        super().__init__(target)
+        self.address = name
+        self.slot = slot
+        self._sysfs = sysfs
+
+    @property
+    def device_type(self) -> DeviceType | None:
+        """Known while the kernel's driver holds it."""
+        return type_in_kernel(self._sysfs, self.address)
+
+    def open_transport(self) -> Opened:
+        if self.slot is None:
+            raise SetupError(
+                f"the kernel does not show where the registers of {self.address} are", remedy="run as root"
+            )
+        self._refuse_driver()
+        with ExitStack() as stack:
+            with shield():
+                opened = self.slot.open(Claim(self.address, None, self._sysfs, bus=BUS), self._sysfs)
+                stack.push(opened.resources)
+            # A signal that came meanwhile was raised at the end of the shield, and `stack` has given everything back.
+            stack.pop_all()
+        return opened
+
+    def _refuse_driver(self) -> None:
+        driver = udev.current_driver(self._sysfs, self.address, bus=BUS)
+        if driver is not None and self.target.options.get("unbind") != "on":
+            raise RefusedError(
+                f"{self.address} is held by the kernel's driver {driver}; it was not touched",
+                remedy=f"take it for the time being: {_with_unbind(self.target)}",
+            )
+
+
+class BarePlace(Place):
+    """Registers that no device of the kernel stands for."""
+
+    def __init__(self, target: Target, slot: Slot, sysfs: Sysfs) -> None:
+        super().__init__(target)
+        self.slot = slot
+        self._sysfs = sysfs
+
+    def open_transport(self) -> Opened:
+        with ExitStack() as stack:
+            with shield():
+                opened = self.slot.open(DeviceLock(bare_name(self.slot.address)), self._sysfs)
+                stack.push(opened.resources)
+            stack.pop_all()
+        return opened
+
+
+def find(target: Target, sysfs: Sysfs) -> Place:
+    """Raises InvalidParam, udev.DeviceNotFound for a node that is not there, MmioRegionTooSmall."""
+    check_options(target, OPTIONS)
+    address = _parse_address(target.name)
+    node = udev.read_mmio(sysfs, target.name) if address is None else _node_at(sysfs, address)
+    if node is None:
+        assert address is not None
+        slot = _slot(target, address, None)
+        _refuse_overlap(slot, udev.list_mmio(sysfs))
+        return BarePlace(target, slot, sysfs)
+    slot_of_node = _slot(target, node.address, node.size) if node.address is not None else None
+    if is_kernel_device(sysfs, node.name):
+        return MmioPlace(target, node.name, slot_of_node, sysfs)
+    assert slot_of_node is not None, "the command line says where"
+    return BarePlace(target, slot_of_node, sysfs)
+
+
+def _node_at(sysfs: Sysfs, address: int) -> MmioNode | None:
+    return next((node for node in udev.list_mmio(sysfs) if node.address == address), None)
+
+
+def _slot(target: Target, address: int, size: int | None) -> Slot:
+    text, version = target.options.get("size"), target.options.get("version")
+    wanted = _parse_size(text) if text is not None else size or SLOT_SIZE
+    check_place(address, wanted)
+    return Slot(address, wanted, int(version) if version else None)
+
+
+def _refuse_overlap(slot: Slot, nodes: list[MmioNode]) -> None:
+    """Registers that are half a node's are no device, and nothing would keep the node's driver off them."""
+    for node in nodes:
+        start, size = node.address, node.size or SLOT_SIZE
+        if start is not None and start < slot.address + slot.size and slot.address < start + size:
+            raise InvalidParam(
+                f"{slot.size:#x} bytes at {slot.address:#x} reach into the registers of {node.name}",
+                remedy=f"name the node by its address: mmio:{start:#x}",
+            )
+
+
+def _parse_address(text: str) -> int | None:
+    """None for what must be a name."""
+    if not text[0].isdigit() or "." in text:
+        return None
+    try:
+        return int(text, 0)
+    except ValueError:
+        return None
+
+
+def _parse_size(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise InvalidParam(f"option size cannot be {text!r}", remedy="give bytes, such as 0x200") from None
+
+
+def _with_unbind(target: Target) -> str:
+    options = target.options | {"unbind": "on"}
+    return f"{target}?" + "&".join(f"{key}={value}" for key, value in options.items())
