@@ -20,10 +20,11 @@ from hwloop.device.blk_protocol import (
 )
 from hwloop.device.blk_request import Request, Slots
 from hwloop.device.block import LARGEST_TRANSFER, BlockDevice
+from hwloop.device.watched import fault_of
 from hwloop.errors import HwloopError, IoError, Unsupported
 from hwloop.hal.base import BufferDirection, Hal
 from hwloop.queue import Part
-from hwloop.spec import SECTOR_SIZE, BlkFeature, DeviceStatus, Feature, PhysAddr
+from hwloop.spec import SECTOR_SIZE, BlkFeature, Feature, PhysAddr
 from hwloop.transport.base import Transport
 
 _MOST_REQUESTS = 256
@@ -207,7 +208,7 @@ class VirtioBlk(Device, BlockDevice):
             self.hal.check()
         except HwloopError as error:
             return error.problem
-        return _fault_of(self.transport.get_status())
+        return fault_of(self.transport.get_status())
 
     def _diagnosis(self) -> Iterator[str]:
         yield self._queue.dump()
@@ -219,12 +220,3 @@ class VirtioBlk(Device, BlockDevice):
 
 VirtIoBlkDev = VirtioBlk
 """The name that seed 000 gives the driver."""
-
-
-def _fault_of(status: DeviceStatus) -> str:
-    """What a device's status says is wrong with a device that was ready, or "" (VIRTIO 1.4, 2.1.2)."""
-    if status & DeviceStatus.DEVICE_NEEDS_RESET:
-        return f"the device met an error and asks to be reset: its status is {status!r}"
-    if not status & DeviceStatus.DRIVER_OK:
-        return f"somebody else reset the device, or turned off its bus mastering: its status is {status!r}"
-    return ""

@@ -1,17 +1,14 @@
-"""The book-keeping of requests in flight: what was asked, where its memory is, and how long it may take."""
+"""The book-keeping of requests in flight: what was asked, and where its memory is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hwloop.deadline import Deadline
 from hwloop.device.blk_protocol import HEADER_BYTES, STATUS_NOT_WRITTEN, RequestType
 from hwloop.errors import HwloopError
 from hwloop.hal.base import BufferDirection, Dma
 from hwloop.queue import Part
 from hwloop.spec import PhysAddr
-
-_REMIND_SECONDS = 1.0
 
 DIRECTIONS = {
     RequestType.IN: BufferDirection.DeviceToDriver,
@@ -39,31 +36,6 @@ class Request:
     listed: bool = True
     wanted: bool = True
     error: HwloopError | None = None
-
-
-@dataclass
-class Patience:
-    """A deadline, whether the device was reminded on the way there, and whether a last look was taken at its end."""
-
-    deadline: Deadline
-    reminded: bool = False
-    looked: bool = False
-
-    def is_over(self) -> bool:
-        """Whether the time is over and the caller has looked once more since: a process that was not scheduled for a
-        while must not fail a device that was in time."""
-        if not self.deadline.expired():
-            return False
-        looked, self.looked = self.looked, True
-        return looked
-
-    def wants_another_notification(self) -> bool:
-        """True once: after a second, or half of the time when that is less."""
-        waited = self.deadline.seconds - self.deadline.remaining()
-        if self.reminded or waited < min(_REMIND_SECONDS, self.deadline.seconds / 2):
-            return False
-        self.reminded = True
-        return True
 
 
 @dataclass

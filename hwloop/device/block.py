@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from hwloop.deadline import REQUEST_SECONDS, Deadline
 from hwloop.device.base import BlockDriverOps, Driver
 from hwloop.device.blk_protocol import RequestType
-from hwloop.device.blk_request import DIRECTIONS, Patience, Request
+from hwloop.device.blk_request import DIRECTIONS, Request
+from hwloop.device.patience import Patience
 from hwloop.errors import (
     DeviceClosed,
     DeviceError,

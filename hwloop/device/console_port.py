@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from hwloop.device.blk_request import Patience
 from hwloop.device.console_protocol import ControlEvent
 from hwloop.device.outbox import Outbox
+from hwloop.device.patience import Patience
 from hwloop.errors import DeadlineExpired, HwloopError, InvalidParam
 from hwloop.owning_queue import OwningQueue
 

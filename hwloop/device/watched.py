@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from hwloop.deadline import REQUEST_SECONDS, Deadline
 from hwloop.device.base import Device
-from hwloop.device.blk_request import Patience
+from hwloop.device.patience import Patience
 from hwloop.errors import DeviceClosed, DeviceError, DeviceLost, HwloopError
 from hwloop.hal.base import Hal
 from hwloop.queue import VirtQueue
