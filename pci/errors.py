@@ -55,5 +55,17 @@ class CapabilityError(PciError):
     default_errno = errno.EIO
 
 
+class BridgeError(PciError):
+    """A bridge is not set up in a way that can work (EIO), or cannot be set up (ENOSPC: no bus number is left)."""
+
+    default_errno = errno.EIO
+
+
+class AllocationError(PciError):
+    """A BAR or a bridge's window got no address (ENOSPC), or did not take it (EIO)."""
+
+    default_errno = errno.ENOSPC
+
+
 def _rebuild(kind: type[PciError], subject: str, problem: str, value: str, remedy: str, code: int) -> PciError:
     return kind(subject, problem, value, remedy, code=code)

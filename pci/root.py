@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from pci import bar
 from pci.access import check_value
+from pci.bridge import check_bus_numbers, read_bus_numbers
 from pci.config import ConfigSpace
 from pci.function import DeviceFunction
-from pci.header import IDS_OFFSET, NO_VENDOR, Command, DeviceFunctionInfo, Status
+from pci.header import IDS_OFFSET, NO_VENDOR, Command, DeviceFunctionInfo, HeaderType, Status
 
 if TYPE_CHECKING:
     from pci.access import RootAccess
@@ -32,9 +33,13 @@ class PciRoot:
         """The configuration space of one function. Touches nothing."""
         return ConfigSpace(self._access.config(device_function))
 
-    def enumerate_bus(self, bus: int, domain: int = 0) -> BusDeviceIterator:
-        """The functions on one bus, without the buses behind its bridges."""
-        return BusDeviceIterator(self, bus, domain)
+    def enumerate_bus(self, bus: int, domain: int = 0, recursive: bool = False) -> BusDeviceIterator:
+        """The functions on one bus; with `recursive` also those behind each bridge, right after the bridge.
+
+        A bridge without bus numbers hides what is behind it (`number_buses` assigns them). Raises BridgeError, while
+        the functions are taken, for bus numbers that lead back or to a bus that another bridge leads to.
+        """
+        return BusDeviceIterator(self, bus, domain, recursive)
 
     def get_status_command(self, device_function: DeviceFunction) -> tuple[Status, Command]:
         """The status and the command register."""
@@ -70,14 +75,14 @@ class PciRoot:
 
 
 class BusDeviceIterator(Iterator[tuple[DeviceFunction, DeviceFunctionInfo]]):
-    """Every function on a bus, by device and function number.
+    """Every function on a bus, by device and function number, and behind its bridges if that is asked for.
 
     Functions 1 to 7 are looked for only where function 0 is there and says that there are more (PCI 3.0, 3.2.2.3.4). A
     virtual function of SR-IOV reads 0xffff as its vendor, and so is not found.
     """
 
-    def __init__(self, root: PciRoot, bus: int, domain: int = 0) -> None:
-        self._walk = _walk_bus(root, bus, domain)
+    def __init__(self, root: PciRoot, bus: int, domain: int = 0, recursive: bool = False) -> None:
+        self._walk = _walk_tree(root, bus, domain, {bus}) if recursive else _walk_bus(root, bus, domain)
 
     def __next__(self) -> tuple[DeviceFunction, DeviceFunctionInfo]:
         return next(self._walk)
@@ -92,6 +97,19 @@ def _walk_bus(root: PciRoot, bus: int, domain: int) -> Iterator[tuple[DeviceFunc
                 yield function, info
             if number == 0 and (info is None or not info.multifunction):
                 break
+
+
+def _walk_tree(
+    root: PciRoot, bus: int, domain: int, seen: set[int]
+) -> Iterator[tuple[DeviceFunction, DeviceFunctionInfo]]:
+    for function, info in _walk_bus(root, bus, domain):
+        yield function, info
+        if info.header_type is HeaderType.PciPciBridge:
+            numbers = read_bus_numbers(root.config(function))
+            if numbers.assigned:
+                check_bus_numbers(function, numbers, seen)
+                seen.add(numbers.secondary)
+                yield from _walk_tree(root, numbers.secondary, domain, seen)
 
 
 def _read_present(config: ConfigSpace) -> DeviceFunctionInfo | None:
