@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +46,9 @@ def huge_pages_on_paper(monkeypatch: pytest.MonkeyPatch) -> PaperPagemap:
     for name in ("hwloop.hal.physical.Pagemap", "hwloop.hal.vfio.Pagemap"):
         monkeypatch.setattr(name, lambda: pagemap)
     return pagemap
+
+
+def mapped() -> int:
+    """How much memory of `huge_pages_on_paper` this process has mapped: pieces."""
+    gc.collect()
+    return Path("/proc/self/maps").read_text().count("/memfd:paper")
