@@ -1,7 +1,10 @@
-"""A "Simple VirtIO Block" device (seed 002): `svirtb:DISK.img`, in this process."""
+"""A "Simple VirtIO Block" device (seed 002): `svirtb:DISK.img` is the model of one, in this process;
+`svirtb:0xcafe0000?size=16M` a real one at that address, through /dev/mem.
+"""
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from contextlib import ExitStack
 
@@ -9,20 +12,31 @@ from hwloop.device.svirtb import QUEUE_SIZE, SvirtbBlk
 from hwloop.device.svirtb_memory import FileBacking, HalMemory
 from hwloop.device.svirtb_model import SimpleVirtIoBlockDev
 from hwloop.device.svirtb_protocol import SVIRTB_BASE, Interpretation, VirtIoMmioHeader
-from hwloop.door.base import Opened, Place, check_options
+from hwloop.door.base import SWITCH, Opened, Place, check_options
 from hwloop.errors import InvalidParam, Unsupported
 from hwloop.hal.base import Hal
+from hwloop.hal.devmem import DevMemHal
 from hwloop.hal.fake import FakeHal
 from hwloop.signals import shield
+from hwloop.size import parse_size
 from hwloop.spec import SECTOR_SIZE, DeviceType, PhysAddr
 from hwloop.target import Target
 from udev import Sysfs
 
-OPTIONS = {"queue-size": None}
+_ADDRESS = re.compile(r"0[xX][0-9a-fA-F]{1,16}")
+_RING = {"queue-size": None}
+OPTIONS = _RING
+PHYSICAL_OPTIONS = _RING | {"size": None, "reset": SWITCH}
 
 
 class SvirtbPlace(Place):
-    """A svirtb device: how its registers and memory are reached is for subclasses to say."""
+    """A svirtb device: how its registers at `address`, and memory, are reached is for subclasses to say.
+
+    `reset_first` is for the device of a driver that died, whose place is known.
+    """
+
+    address = SVIRTB_BASE
+    reset_first = False
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
@@ -52,15 +66,14 @@ class SvirtbPlace(Place):
 
     @abstractmethod
     def _reach(self, stack: ExitStack) -> tuple[Hal, int]:
-        """A Hal that has the registers at `SVIRTB_BASE`, and the sectors of the disk; `stack` ends what else there
-        is."""
+        """A Hal that has the registers, and the sectors of the disk; `stack` ends what else there is."""
 
     def _driver_on(self, hal: Hal, sectors: int) -> SvirtbBlk:
         with ExitStack() as stack:
             stack.push(hal)
-            region = hal.mmio_phys_to_virt(PhysAddr(SVIRTB_BASE), VirtIoMmioHeader.span)
+            region = hal.mmio_phys_to_virt(PhysAddr(self.address), VirtIoMmioHeader.span)
             stack.pop_all()
-        return SvirtbBlk(hal, region, sectors, queue_size=self.queue_size)
+        return SvirtbBlk(hal, region, sectors, queue_size=self.queue_size, reset_first=self.reset_first)
 
 
 class InProcessPlace(SvirtbPlace):
@@ -75,8 +88,29 @@ class InProcessPlace(SvirtbPlace):
         return hal, backing.size // SECTOR_SIZE
 
 
+class PhysicalPlace(SvirtbPlace):
+    """Registers of this machine. The protocol tells no capacity, so the target does."""
+
+    def __init__(self, target: Target, sysfs: Sysfs) -> None:
+        super().__init__(target)
+        self.address = int(target.name, 16)
+        self.reset_first = target.options.get("reset") == "on"
+        if "size" not in target.options:
+            raise InvalidParam(f"{self.name} says nothing of its size", remedy=f"give it: {self.name}?size=16M")
+        self.size = parse_size(target.options["size"])
+        if not self.size or self.size % SECTOR_SIZE:
+            raise InvalidParam(f"a disk of {self.size} bytes is not whole sectors")
+        self._sysfs = sysfs
+
+    def _reach(self, stack: ExitStack) -> tuple[Hal, int]:
+        return DevMemHal(self._sysfs.dev / "mem", self._sysfs), self.size // SECTOR_SIZE
+
+
 def find(target: Target, sysfs: Sysfs) -> SvirtbPlace:
     """Raises InvalidParam."""
+    if _ADDRESS.fullmatch(target.name):
+        check_options(target, PHYSICAL_OPTIONS)
+        return PhysicalPlace(target, sysfs)
     check_options(target, OPTIONS)
     return InProcessPlace(target)
 

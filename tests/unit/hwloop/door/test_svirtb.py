@@ -11,8 +11,14 @@ import hwloop
 from hwloop import session
 from hwloop.cli.main import run
 from hwloop.device.svirtb import SvirtbBlk
-from hwloop.errors import InvalidParam, RefusedError, SetupError, Unsupported
+from hwloop.device.svirtb_memory import BytesBacking, HalMemory
+from hwloop.device.svirtb_model import SimpleVirtIoBlockDev
+from hwloop.device.svirtb_protocol import VirtIoStatus
+from hwloop.door import svirtb as door
+from hwloop.errors import InvalidParam, RefusedError, SetupError, TransportError, Unsupported
+from hwloop.hal.fake import FakeHal
 from hwloop.spec import DeviceType
+from udev import Sysfs
 
 
 @pytest.fixture
@@ -70,6 +76,67 @@ def test_finding_an_image_does_not_open_it() -> None:
 def test_there_is_no_transport_to_look_at(image: Path) -> None:
     with pytest.raises(Unsupported, match="no transport"):
         session.find(f"svirtb:{image}").open_transport()
+
+
+# --- A real one -------------------------------------------------------------------------------------------------------
+
+
+class Machine(FakeHal):
+    """A machine with a svirtb device at an address of its own, in place of /dev/mem."""
+
+    def __init__(self, path: Path, sysfs: Sysfs) -> None:
+        super().__init__()
+        self.path = path
+        self.model = SimpleVirtIoBlockDev(BytesBacking(bytearray(1 << 20)), HalMemory(self), address=0xD0000000)
+        self.model.attach(self.regions)
+        DEVICES.append(self.model)
+
+
+DEVICES: list[SimpleVirtIoBlockDev] = []
+
+
+@pytest.fixture
+def devmem(monkeypatch: pytest.MonkeyPatch) -> None:
+    DEVICES.clear()
+    monkeypatch.setattr(door, "DevMemHal", Machine)
+
+
+def test_registers_at_an_address_are_a_disk_of_the_size_that_is_given(devmem: None) -> None:
+    with opened("svirtb:0xd0000000?size=64k") as disk:
+        assert disk.size() == 64 << 10
+        disk.write(1, b"r" * 512)
+        assert isinstance(disk.hal, Machine)
+        assert disk.hal.path == Path("/dev/mem")
+    assert DEVICES[0].registers.peek(0, 4) == VirtIoStatus.MAGIC
+
+
+def test_a_device_that_a_dead_driver_left_is_taken_over_on_request(
+    devmem: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Left(Machine):
+        def __init__(self, path: Path, sysfs: Sysfs) -> None:
+            super().__init__(path, sysfs)
+            self.model._set_status(VirtIoStatus.READY)
+
+    monkeypatch.setattr(door, "DevMemHal", Left)
+    with pytest.raises(TransportError, match="reset=on"):
+        opened("svirtb:0xd0000000?size=64k")
+    with opened("svirtb:0xd0000000?size=64k&reset=on") as disk:
+        assert disk.read(0, 512) == bytes(512)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("svirtb:0xcafe0000", r"says nothing of its size; give it: svirtb:0xcafe0000\?size=16M"),
+        ("svirtb:0xcafe0000?size=100", "100 bytes is not whole sectors"),
+        ("svirtb:0xcafe0000?size=0", "0 bytes is not whole sectors"),
+        ("svirtb:0xcafe0000?size=1M&reset=maybe", "cannot be 'maybe'"),
+    ],
+)
+def test_registers_without_a_size_that_can_be_are_refused(target: str, words: str) -> None:
+    with pytest.raises(InvalidParam, match=words):
+        session.find(target)
 
 
 def test_everything_is_given_back(image: Path) -> None:
