@@ -1,4 +1,4 @@
-"""The real MMIO transport: which registers it touches in both versions, how wide, in which order, and what it refuses."""
+"""The real MMIO transport: which registers it touches in both versions, how wide, in which order; what it refuses."""
 
 from __future__ import annotations
 
