@@ -51,7 +51,7 @@ LISTED = {
 
 
 def test_the_list_as_json_has_this_schema(machine: Machine, capfd: Output) -> None:
-    assert as_json(capfd, "list") == {"schema": 1, "devices": [LISTED]}
+    assert as_json(capfd, "list") == {"schema": 1, "devices": [LISTED], "mmio": []}
     assert machine.tree.writes == []
 
 
@@ -103,8 +103,23 @@ def test_a_machine_without_virtio_says_so_and_is_no_error(machine: Machine, capf
     assert run(["list"]) == 0
     captured = capfd.readouterr()
     assert captured.out == ""
-    assert "no virtio PCI device" in captured.err
-    assert as_json(capfd, "list") == {"schema": 1, "devices": []}
+    assert "There is no virtio device on this machine" in captured.err
+    assert as_json(capfd, "list") == {"schema": 1, "devices": [], "mmio": []}
+
+
+def test_nodes_of_registers_are_listed_with_the_target_that_takes_them(machine: Machine, capfd: Output) -> None:
+    machine.tree.add_driver("virtio-mmio", bus="platform")
+    machine.tree.add_mmio("a003e00.virtio_mmio", address=0xA003E00, driver="virtio-mmio", block="vdb")
+    machine.tree.add_mmio("a003c00.virtio_mmio", address=0xA003C00)
+    machine.tree.add_mmio("a003a00.virtio_mmio", address=0xA003A00)
+    assert [node["address"] for node in as_json(capfd, "list")["mmio"]] == ["0xa003a00", "0xa003c00", "0xa003e00"]
+    assert run(["list"]) == 0
+    *_, blank, header, row, rest = capfd.readouterr().out.splitlines()
+    assert blank == ""
+    assert header.split() == ["TARGET", "TYPE", "NODE", "DRIVER", "IRQ", "DISK", "CAN", "TAKE"]
+    assert row.split()[0] == "mmio:0xa003e00?unbind=on"
+    assert row.split()[3] == "virtio-mmio"
+    assert rest == ("2 virtio-mmio slots are held by no driver and may be empty: mmio:0xa003a00 to mmio:0xa003c00")
 
 
 # --- info -------------------------------------------------------------------------------------------------------------
@@ -140,8 +155,8 @@ def test_info_as_json_has_this_schema(machine: Machine, capfd: Output) -> None:
     assert (content["target"], content["type"]) == ("vda", "block")
     assert (content["way"]["transport"], content["way"]["hal"]) == ("pci", "fake"), "a Hal on paper"
     assert set(content) == {
-        "schema", "target", "type", "way", "device", "capabilities", "extended_capabilities", "bars", "msix_vectors", "registers_read",
-        "why_not", "features", "queues", "config",
+        "schema", "target", "type", "way", "device", "capabilities", "extended_capabilities", "bars", "msix_vectors",
+        "registers_read", "why_not", "features", "queues", "config",
     }  # fmt: skip
 
 
