@@ -18,6 +18,7 @@ DOORS: Registry[Callable[[Target, Sysfs], Place]] = Registry(
         "block": "hwloop.door.disk:find",
         "mmio": "hwloop.door.mmio:find",
         "fake": "hwloop.door.fake:find",
+        "qemu": "hwloop.door.qemu:find",
         "svirtb": "hwloop.door.svirtb:find",
     },
 )

@@ -11,6 +11,7 @@ HALS: Registry[type[Hal]] = Registry(
     {
         "devmem": "hwloop.hal.devmem:DevMemHal",
         "fake": "hwloop.hal.fake:FakeHal",
+        "qtest": "hwloop.hal.qtest:QtestHal",
         "uio": "hwloop.hal.uio:UioHal",
         "vfio": "hwloop.hal.vfio:VfioHal",
     },

@@ -1,0 +1,126 @@
+"""A machine without a guest: nobody has set up its PCI bus or found its devices, so we do both, and reach a device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from hwloop.errors import InvalidParam, Unsupported
+from hwloop.hal.qtest import QtestHal
+from hwloop.hal.qtest_interrupt import Wiring
+from hwloop.qtest.machine import PciHost, Slots
+from hwloop.qtest.qemu import Machine
+from hwloop.qtest.region import QtestMemory, QtestPorts
+from hwloop.spec import is_virtio_pci_id
+from hwloop.transport import Transport
+from hwloop.transport.mmio import MmioTransport
+from hwloop.transport.mmio_registers import MAGIC, SLOT_SIZE, VirtIOHeader
+from hwloop.transport.pci_legacy import PciLegacyTransport
+from hwloop.transport.pci_modern import PciTransport
+from hwloop.transport.probe import open_pci
+from pci import AddressWindow, AddressWindows, BarInfo, DeviceFunction, PciError, PciRoot, PortAccess, allocate_bars
+from pci.port import CONFIG_PORT
+
+_PORTS = 8
+
+
+def reach(machine: Machine, mode: str | None = None, place: str | None = None) -> tuple[Transport, QtestHal]:
+    """The transport and the Hal of a virtio device of a machine; both are the caller's to close.
+
+    `mode` is `modern` or `legacy`, for a transitional PCI function; `place` the address of a PCI function (`00:02.0`)
+    or the number of a slot, None the first device there is. BARs that have addresses keep them. Raises Unsupported when
+    there is no such device, TransportError, QtestError, DeviceLost, DeadlineExpired.
+    """
+    transport: Transport
+    with ExitStack() as stack:
+        if machine.type.pci is not None:
+            hal = QtestHal(machine.qtest, machine.ram, _intx(machine.type.pci))
+            stack.push(hal)
+            transport = _reach_function(machine, machine.type.pci, hal, mode, place)
+        else:
+            assert machine.type.slots is not None
+            address = find_slot(machine, machine.type.slots, place)
+            hal = QtestHal(machine.qtest, machine.ram, _line(machine, machine.type.slots, address))
+            stack.push(hal)
+            transport = MmioTransport(hal, address)
+        stack.pop_all()
+    return transport, hal
+
+
+def pci_root(machine: Machine) -> PciRoot:
+    """The PCI bus of a PC, through the two ports that every one has."""
+    return PciRoot(PortAccess(QtestPorts(machine.qtest, CONFIG_PORT, _PORTS)))
+
+
+def find_function(root: PciRoot, place: str | None = None) -> DeviceFunction:
+    """The virtio function at an address, or the first there is. Raises Unsupported, InvalidParam."""
+    wanted = _function(place) if place is not None else None
+    for function, info in root.enumerate_bus(0, recursive=True):
+        if is_virtio_pci_id(info.vendor_id, info.device_id) and wanted in (None, function):
+            return function
+    raise Unsupported(f"the machine has no virtio function{f' at {place}' if place else ''}")
+
+
+def bars_of(root: PciRoot, function: DeviceFunction, host: PciHost) -> Mapping[int, BarInfo]:
+    """What a function decodes: where it was put before, or where there is room.
+
+    Raises pci.AllocationError when there is none.
+    """
+    bars = root.config(function).read_bars()
+    if all(bar.address for bar in bars.values()):
+        return bars
+    return allocate_bars(root, function, _windows(host))
+
+
+def find_slot(machine: Machine, slots: Slots, place: str | None = None) -> int:
+    """The address of the slot of that number, or of the first that has a device. Raises Unsupported, InvalidParam."""
+    if place is not None:
+        return _slot(slots, place)
+    # QEMU fills them from the last one on.
+    for address in reversed(slots.addresses()):
+        header = VirtIOHeader(QtestMemory(machine.qtest, address, SLOT_SIZE))
+        if header.magic_value.read() == MAGIC and header.device_id.read():
+            return address
+    raise Unsupported(f"none of the {slots.count} virtio-mmio slots of the {machine.type.name} has a device")
+
+
+def _reach_function(
+    machine: Machine, host: PciHost, hal: QtestHal, mode: str | None, place: str | None
+) -> PciTransport | PciLegacyTransport:
+    root = pci_root(machine)
+    function = find_function(root, place)
+    config, bars = root.config(function), bars_of(root, function, host)
+    hal.use_function(config, bars)
+    if mode is None:
+        return open_pci(hal, config, bars)
+    return (PciLegacyTransport if mode == "legacy" else PciTransport)(hal, config, bars)
+
+
+def _windows(host: PciHost) -> AddressWindows:
+    memory, io = (AddressWindow(part.start, len(part)) for part in (host.memory, host.io))
+    return AddressWindows(memory=memory, io=io)
+
+
+def _intx(host: PciHost) -> Wiring:
+    return Wiring("intx", lambda: host.controller, host.lines)
+
+
+def _line(machine: Machine, slots: Slots, address: int) -> Wiring:
+    return Wiring(
+        "mmio",
+        lambda: machine.find_controller(slots.controller, slots.controller_index),
+        frozenset({slots.line(address)}),
+    )
+
+
+def _function(text: str) -> DeviceFunction:
+    try:
+        return DeviceFunction.parse(text)
+    except PciError:
+        raise InvalidParam(f"{text!r} is no PCI function", remedy="give one like 00:02.0") from None
+
+
+def _slot(slots: Slots, text: str) -> int:
+    if not text.isdecimal() or int(text) >= slots.count:
+        raise InvalidParam(f"there is no slot {text!r}", remedy=f"give a number from 0 to {slots.count - 1}")
+    return slots.addresses()[int(text)]
