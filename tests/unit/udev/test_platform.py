@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from udev import DeviceNotFound, MmioNode, Sysfs, UdevError, list_mmio, read_mmio
+from udev import DeviceNotFound, MmioNode, Sysfs, UdevError, list_mmio, mmio_node_of_block, read_mmio
 from udev.fake import FakeSysfs
 from udev.platform import parse_cmdline, parse_iomem, parse_reg
 
@@ -95,6 +95,14 @@ def test_a_reg_that_is_too_short_is_an_error() -> None:
     assert parse_reg(bytes.fromhex("000000000a000000 00000200")) == (0x0A000000, 0x200)
     with pytest.raises(UdevError, match="8 bytes, and 16 are needed"):
         parse_reg(bytes(8), 2, 2)
+
+
+def test_the_node_behind_a_disk_or_a_partition_is_found(fake: FakeSysfs) -> None:
+    fake.add_mmio("LNRO0005:0e", driver="virtio-mmio", block="vdx", partitions=[512])
+    fake.add_pci("0000:00:1e.0", 0x1AF4, 0x1042, driver="virtio-pci", block="vdy")
+    assert [mmio_node_of_block(fake.sysfs, name) for name in ("vdx", "vdx1", "vdy")] == ["LNRO0005:0e"] * 2 + [None]
+    with pytest.raises(DeviceNotFound, match="vdz"):
+        mmio_node_of_block(fake.sysfs, "vdz")
 
 
 def test_the_real_machine_is_listed_without_error() -> None:
