@@ -1,5 +1,5 @@
-"""A "Simple VirtIO Block" device (seed 002): `svirtb:DISK.img` is the model of one, in this process;
-`svirtb:0xcafe0000?size=16M` a real one at that address, through /dev/mem.
+"""A "Simple VirtIO Block" device (seed 002). `svirtb:DISK.img` is the model of one, in this process, or with
+`?trapped=on` at trapped registers; `svirtb:0xcafe0000?size=16M` a real one at that address, through /dev/mem.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from udev import Sysfs
 
 _ADDRESS = re.compile(r"0[xX][0-9a-fA-F]{1,16}")
 _RING = {"queue-size": None}
-OPTIONS = _RING
+OPTIONS = _RING | {"trapped": SWITCH}
 PHYSICAL_OPTIONS = _RING | {"size": None, "reset": SWITCH}
 
 
@@ -88,6 +88,19 @@ class InProcessPlace(SvirtbPlace):
         return hal, backing.size // SECTOR_SIZE
 
 
+class TrappedPlace(SvirtbPlace):
+    """A disk image behind the model in a process of its own, at registers that QEMU traps."""
+
+    def _reach(self, stack: ExitStack) -> tuple[Hal, int]:
+        # Loaded by those who use it: QEMU's whole machinery is behind it.
+        from hwloop.door.svirtb_trapped import TrappedMachine
+
+        with FileBacking(self.target.name) as backing:
+            sectors = backing.size // SECTOR_SIZE
+        machine = stack.enter_context(TrappedMachine(self.target.name, SECTOR_SIZE))
+        return machine.hal(), sectors
+
+
 class PhysicalPlace(SvirtbPlace):
     """Registers of this machine. The protocol tells no capacity, so the target does."""
 
@@ -112,7 +125,7 @@ def find(target: Target, sysfs: Sysfs) -> SvirtbPlace:
         check_options(target, PHYSICAL_OPTIONS)
         return PhysicalPlace(target, sysfs)
     check_options(target, OPTIONS)
-    return InProcessPlace(target)
+    return TrappedPlace(target) if target.options.get("trapped") == "on" else InProcessPlace(target)
 
 
 def _number(key: str, text: str) -> int:

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from tests.contract.door import Door
-from tests.contract.doors import DOORS, FakeDoor
+from tests.contract.doors import DOORS, STARTS_QEMU, FakeDoor
+
+_PARAMS = [pytest.param(name, marks=[pytest.mark.qemu] * (name in STARTS_QEMU)) for name in sorted(DOORS)]
 
 
-@pytest.fixture(params=sorted(DOORS))
+@pytest.fixture(params=_PARAMS)
 def door(request: pytest.FixtureRequest) -> Iterator[Door]:
     door = DOORS[request.param]()
     yield door

@@ -18,7 +18,8 @@ from hwloop.transport.base import Transport
 from hwloop.transport.fake_device import MODERN
 from tests.contract.door import Door, Wants
 from tests.contract.machines import MACHINES, WITH_LEGACY
-from tests.contract.svirtb_doors import SvirtbDoor
+from tests.contract.qtest_doors import QTEST_DOORS
+from tests.contract.svirtb_doors import SvirtbDoor, TrappedDoor
 
 REQUEST_SECONDS = 0.1
 
@@ -70,7 +71,13 @@ class FakeDoor(Door):
 
 DOORS: dict[str, Callable[[], Door]] = {
     **{name: partial(FakeDoor, name) for name in MACHINES},
+    **QTEST_DOORS,
     "svirtb": SvirtbDoor,
+    "svirtb-trapped": TrappedDoor,
 }
+
+STARTS_QEMU = {*QTEST_DOORS, "svirtb-trapped"}
+"""Doors whose tests are deselected with -m 'not qemu'."""
+
 for _name, _door in DOORS.items():
     _door.name = _name  # type: ignore[attr-defined]
