@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from abc import ABC, abstractmethod
+from contextlib import ExitStack, suppress
 
 from hwloop.device.console import VirtioConsole
 from hwloop.device.fake_console import FakeConsole
+from hwloop.door.qemu import QemuPlace
 from hwloop.hal.fake import FakeHal
 from hwloop.spec import ConsoleFeature, Feature
+from hwloop.target import Target
 from hwloop.transport.fake_device import MODERN
 from tests.contract.machines import MACHINES, WITH_LEGACY
+from tests.contract.qemu_machines import opened, qemu_target
 
 NAME = "org.hwloop.test"
 """The name of port 1, of a device with several ports; port 0 is a console."""
@@ -40,6 +45,10 @@ class ConsoleDoor(ABC):
     @abstractmethod
     def output(self, port: int = 0) -> bytes:
         """Everything that has come to the other end of a port, also what came before."""
+
+    @abstractmethod
+    def emergency(self) -> bytes:
+        """What came by emergency writes and is told apart from other output, or with it where it is not."""
 
     def wait_for_output(self, length: int, port: int = 0) -> bytes:
         """As `output`, once there is so much: a device need not have passed on what it has taken."""
@@ -79,5 +88,65 @@ class FakeConsoleDoor(ConsoleDoor):
     def output(self, port: int = 0) -> bytes:
         return bytes(self.device.ports[port].output)
 
+    def emergency(self) -> bytes:
+        return bytes(self.device.emergency)
+
     def close(self) -> None:
         assert [leak for hal in self._hals for leak in hal.leaks()] == []
+
+
+class QemuConsoleDoor(ConsoleDoor):
+    """QEMU's console, whose ports are sockets of ours."""
+
+    def __init__(self, way: str) -> None:
+        self._way = way
+        self._resources = ExitStack()
+        self._ends: list[socket.socket] = []
+        self._output = [bytearray(), bytearray()]
+
+    def make(self, multiport: bool) -> None:
+        theirs = []
+        for _ in range(2 if multiport else 1):
+            ours, other = socket.socketpair()
+            self._ends.append(self._resources.enter_context(ours))
+            theirs.append(other)
+        self._place = QemuConsolePlace(qemu_target(self._way, "console"), [end.fileno() for end in theirs])
+        self._machine = self._place.open_machine(pass_fds=self._place.fds)
+        self._resources.push(self._machine)
+        for end in theirs:
+            end.close()
+
+    def reopen(self) -> VirtioConsole:
+        return self._resources.enter_context(opened(self._place, self._machine, VirtioConsole))
+
+    def type(self, data: bytes, port: int = 0) -> None:
+        self._ends[port].sendall(data)
+
+    def output(self, port: int = 0) -> bytes:
+        with suppress(BlockingIOError):
+            while data := self._ends[port].recv(1 << 16, socket.MSG_DONTWAIT):
+                self._output[port] += data
+        return bytes(self._output[port])
+
+    def emergency(self) -> bytes:
+        return self.wait_for_output(1)
+
+    def close(self) -> None:
+        self._resources.close()
+
+
+class QemuConsolePlace(QemuPlace):
+    """A console with a port for each of `fds`: the first a console, the second called `NAME`."""
+
+    def __init__(self, target: Target, fds: list[int]) -> None:
+        super().__init__(target)
+        self.fds = fds
+
+    def arguments(self) -> list[str]:
+        several = len(self.fds) > 1
+        arguments = [*self._bus_arguments()]
+        for number, fd in enumerate(self.fds):
+            arguments += ["-chardev", f"socket,id=end{number},fd={fd}"]
+        arguments += ["-device", self.device_argument("virtio-serial", max_ports=None if several else "1")]
+        arguments += ["-device", "virtconsole,chardev=end0"]
+        return [*arguments, "-device", f"virtserialport,chardev=end1,name={NAME}"] if several else arguments

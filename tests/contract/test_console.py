@@ -12,13 +12,16 @@ import hwloop
 from hwloop.device.console import VirtioConsole
 from hwloop.errors import DeadlineExpired, DeviceClosed, InvalidParam
 from hwloop.spec import ConsoleFeature
-from tests.contract.console_door import NAME, SECONDS, ConsoleDoor, FakeConsoleDoor
+from tests.contract.console_door import NAME, SECONDS, ConsoleDoor, FakeConsoleDoor, QemuConsoleDoor
 from tests.contract.machines import MACHINES
+from tests.contract.qemu_machines import QEMU
+
+DOORS = [*sorted(MACHINES), *(pytest.param(name, marks=pytest.mark.qemu) for name in QEMU)]
 
 
-@pytest.fixture(params=sorted(MACHINES))
+@pytest.fixture(params=DOORS)
 def door(request: pytest.FixtureRequest) -> Iterator[ConsoleDoor]:
-    door = FakeConsoleDoor(request.param)
+    door = (QemuConsoleDoor if request.param in QEMU else FakeConsoleDoor)(request.param)
     yield door
     door.close()
 
@@ -103,6 +106,7 @@ def test_a_character_is_written_in_an_emergency(door: ConsoleDoor) -> None:
     with door.open() as console:
         assert console.negotiated & ConsoleFeature.EMERG_WRITE
         console.emergency_write(ord("!"))
+        assert door.emergency() == b"!"
 
 
 def test_it_is_closed_and_opened_again(door: ConsoleDoor) -> None:

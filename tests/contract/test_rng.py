@@ -11,29 +11,42 @@ import pytest
 import hwloop
 from hwloop.device.fake_rng import FakeRng
 from hwloop.device.rng import REQUEST_BYTES, VirtioRng
+from hwloop.door.qemu import QemuPlace
 from hwloop.errors import DeviceClosed, InvalidParam
 from hwloop.hal.fake import FakeHal
 from hwloop.spec import Feature
 from hwloop.transport.fake_device import MODERN
 from tests.contract.machines import MACHINES, WITH_LEGACY
+from tests.contract.qemu_machines import QEMU, opened, qemu_target
 
 OpenRng = Callable[[], VirtioRng]
+DOORS = [*sorted(MACHINES), *(pytest.param(name, marks=pytest.mark.qemu) for name in QEMU)]
 
 
-@pytest.fixture(params=sorted(MACHINES))
+@pytest.fixture(params=DOORS)
 def open_rng(request: pytest.FixtureRequest) -> Iterator[OpenRng]:
     """Opens the device; called again, it opens it once more."""
+    yield from (_qemu if request.param in QEMU else _fake)(request.param)
+
+
+def _fake(name: str) -> Iterator[OpenRng]:
     hals: list[FakeHal] = []
-    more = Feature.ANY_LAYOUT if request.param in WITH_LEGACY else 0
+    more = Feature.ANY_LAYOUT if name in WITH_LEGACY else 0
     device = FakeRng(FakeHal(), most=1000, features=MODERN | more)
 
     def open_it() -> VirtioRng:
         hals.append(FakeHal())
         device.hal = hals[-1]
-        return VirtioRng(MACHINES[request.param](hals[-1], device), hals[-1], request_seconds=1)
+        return VirtioRng(MACHINES[name](hals[-1], device), hals[-1], request_seconds=1)
 
     yield open_it
     assert [leak for hal in hals for leak in hal.leaks()] == []
+
+
+def _qemu(name: str) -> Iterator[OpenRng]:
+    place = QemuPlace(qemu_target(name, "rng"))
+    with place.open_machine() as machine:
+        yield lambda: opened(place, machine, VirtioRng)
 
 
 def test_it_says_what_it_is(open_rng: OpenRng) -> None:
