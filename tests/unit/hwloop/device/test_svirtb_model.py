@@ -319,7 +319,7 @@ def test_a_broken_rule_in_the_devices_own_thread_is_noted() -> None:
 
 
 def submit_raw_in_thread(bench: Bench) -> None:
-    disk = bench.open()
+    disk = bench.open(request_seconds=5.0, step_seconds=5.0)
     with disk.batch():
         disk.submit_read(0, 512)
         entry = VirtQueueEntry.parse(bytes(disk._ring.view[:ENTRY_BYTES]))
