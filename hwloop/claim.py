@@ -75,7 +75,7 @@ class Claim(Owner):
             self._active = True
             atexit.register(self.give_back)
             try:
-                self._bind()
+                self._bind(now)
                 self._wait_for_node()
             except BaseException:
                 self.give_back()
@@ -90,13 +90,12 @@ class Claim(Owner):
             self._journal.write(now)
         return now
 
-    def _bind(self) -> None:
+    def _bind(self, now: Entry) -> None:
         if self.driver is not None:
             udev.bind_device(self._sysfs, self.address, self.driver, bus=self.bus)
-            return
-        self._unchanged = False
-        udev.set_override(self._sysfs, self.address, _NO_DRIVER, bus=self.bus)
-        udev.unbind(self._sysfs, self.address, bus=self.bus)
+        elif (now.driver, now.override) != (None, _NO_DRIVER):
+            self._unchanged = False
+            _bind_to_none(self._sysfs, self.address, self.bus)
 
     def _wait_for_node(self) -> None:
         if self.driver == VFIO_DRIVER:
@@ -249,9 +248,14 @@ def bind_lastingly(
                 prepare_driver(sysfs, driver, bus=bus)
             _note_lasting(Journal(run_dir), now)
             if driver is None:
-                udev.unbind(sysfs, address, bus=bus)
+                _bind_to_none(sysfs, address, bus)
             else:
                 udev.bind_device(sysfs, address, driver, bus=bus)
+
+
+def _bind_to_none(sysfs: Sysfs, address: str, bus: str) -> None:
+    udev.set_override(sysfs, address, _NO_DRIVER, bus=bus)
+    udev.unbind(sysfs, address, bus=bus)
 
 
 def _note_lasting(journal: Journal, now: Entry) -> None:

@@ -9,6 +9,8 @@ uio_pdrv_genirq), so one polls.
 
 from __future__ import annotations
 
+import errno
+import mmap
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -44,13 +46,26 @@ class Slot:
         with ExitStack() as stack:
             stack.enter_context(owner)
             hal = stack.enter_context(DevMemHal(sysfs.dev / "mem", sysfs))
-            transport = stack.enter_context(MmioTransport(hal, self.address, self.size))
+            transport = stack.enter_context(self._look(hal, sysfs))
             if self.version not in (None, transport.version):
                 raise Unsupported(
                     f"the registers at {self.address:#x} have version {transport.version}, not {self.version}",
                     remedy="the device cannot change it: leave version= out",
                 )
             return Opened(transport, hal, stack.pop_all())
+
+    def _look(self, hal: DevMemHal, sysfs: Sysfs) -> MmioTransport:
+        try:
+            return MmioTransport(hal, self.address, self.size)
+        except SetupError as error:
+            held = [node for node in udev.list_mmio(sysfs) if node.driver is not None and self._shares_page(node)]
+            if error.errno != errno.EPERM or not held:
+                raise
+            raise _page_is_held(self.address, held) from error
+
+    def _shares_page(self, node: MmioNode) -> bool:
+        first, last = self.address // mmap.PAGESIZE, (self.address + self.size - 1) // mmap.PAGESIZE
+        return node.address is not None and first <= node.address // mmap.PAGESIZE <= last
 
 
 class MmioPlace(KernelPlace):
@@ -124,6 +139,17 @@ def find(target: Target, sysfs: Sysfs) -> Place:
         return MmioPlace(target, node.name, slot_of_node, sysfs)
     assert slot_of_node is not None, "the command line says where"
     return BarePlace(target, slot_of_node, sysfs)
+
+
+def _page_is_held(address: int, held: list[MmioNode]) -> SetupError:
+    """The kernel maps whole pages, and none of which a driver holds a part (IO_STRICT_DEVMEM); slots are smaller."""
+    names = ", ".join(node.name for node in held)
+    return SetupError(
+        f"the registers at {address:#x} are in one page of memory with those of {names}, which drivers of the kernel "
+        "hold, and the kernel maps no such page",
+        errno=errno.EPERM,
+        remedy=f"unbind each of those too: hwloop unbind mmio:{held[0].name}; hwloop restore puts all back",
+    )
 
 
 def _node_at(sysfs: Sysfs, address: int) -> MmioNode | None:

@@ -608,6 +608,16 @@ def test_a_node_that_was_unbound_lastingly_is_restored(board: FakeSysfs, run_dir
     node_as_before(board, run_dir)
 
 
+def test_a_node_that_was_unbound_lastingly_is_taken_without_a_write(board: FakeSysfs, run_dir: Path) -> None:
+    bind_lastingly(NODE, None, board.sysfs, run_dir, bus="platform")
+    board.sysfs.write(board.sysfs.drivers_probe("platform"), NODE, 1.0)
+    assert udev.current_driver(board.sysfs, NODE, bus="platform") is None, "and stays so when a module is loaded"
+    before = list(board.writes)
+    with take_node(board, run_dir):
+        pass
+    assert board.writes == before
+
+
 def test_a_node_that_is_not_there_is_said_to_be_missing(board: FakeSysfs, run_dir: Path) -> None:
     with pytest.raises(DeviceNotFound, match="platform device LNRO0005:09"):
         Claim("LNRO0005:09", None, board.sysfs, run_dir, bus="platform")
