@@ -57,7 +57,13 @@ class LazyGroup(click.Group):
 
 
 _EPILOG = """\b
-TARGET is a PCI address (0000:00:05.0), pci:0000:00:05.0, or the kernel's name of a disk (vda).
+TARGET names a device, with options behind a question mark:
+  0000:00:05.0, vda   a PCI function; ?hal=vfio|uio, ?mode=modern|legacy, ?wait=poll|irq
+  mmio:0xADDRESS      registers in memory, through /dev/mem; ?unbind=on
+  qemu:DISK.img       QEMU's own virtio-blk, with no guest and no root; ?machine=q35|microvm|virt
+  qtest:SOCKET        a QEMU that you started with a qtest server
+  fake:16M            a disk in this process; ?io-error=1 and every other way of misbehaving
+  svirtb:DISK.img     a "Simple VirtIO Block" device; ?trapped=on
 
 \b
 Exit status: 0 ok, 2 wrong arguments, 3 refused because a device is in use, 4 the device reported
