@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from pci.access import CONFIG_SIZE
-from pci.bar import BAR_LIMIT
+from pci.bar import BAR_LIMIT, BarInfo, MemoryBar
 from pci.capability import CapabilityId, CapabilityInfo
 from pci.errors import CapabilityError, PciError
 
@@ -66,6 +67,17 @@ class MsixInfo:
             enabled=bool(control & _ENABLE),
             masked=bool(control & _FUNCTION_MASK),
         )
+
+    def table_address(self, bars: Mapping[int, BarInfo]) -> int:
+        """The bus address of the table. Raises CapabilityError unless all of it lies in memory that has an address."""
+        subject, bar = f"MSI-X capability at {self.offset:#x}", bars.get(self.table_bar)
+        if not isinstance(bar, MemoryBar) or not bar.address:
+            raise CapabilityError(subject, "its table is in a BAR that has no memory at an address", self.table_bar)
+        end = self.table_offset + self.table_size * _ENTRY_SIZE
+        if end > bar.size:
+            problem = f"its table ends behind the end of BAR {self.table_bar} ({bar.size:#x} bytes), at"
+            raise CapabilityError(subject, problem, end)
+        return bar.address + self.table_offset
 
 
 def read_msix(config: ConfigSpace) -> MsixInfo | None:

@@ -65,7 +65,8 @@ class QtestHal(BounceHal):
     def interrupt(self, vector: int | None = None) -> Interrupt | None:
         """The device's line, or an MSI-X vector: None where the machine or the function has none.
 
-        Raises InvalidParam for a vector that the function does not have, AlreadyUsed for one in use, QtestError.
+        Raises InvalidParam for a vector that the function does not have, AlreadyUsed for one in use, CapabilityError
+        for a table that is not where the function has memory, QtestError.
         """
         if vector is None:
             return LineInterrupt(self._client, self._wiring) if self._wiring is not None else None
@@ -106,8 +107,8 @@ class QtestHal(BounceHal):
             raise InvalidParam(f"{config} has no MSI-X vector {vector}", remedy=f"it has 0 to {msix.table_size - 1}")
         if vector in self._vectors:
             raise AlreadyUsed(f"MSI-X vector {vector} of {config} is in use already")
-        place = bars[msix.table_bar].address + msix.table_offset
-        table = MsixTable(QtestMemory(self._client, place, msix.table_size * _ENTRY_BYTES), msix.table_size)
+        registers = QtestMemory(self._client, msix.table_address(bars), msix.table_size * _ENTRY_BYTES)
+        table = MsixTable(registers, msix.table_size)
         messages, offset = self._message_memory(msix), vector * _WORD_BYTES
         line = MessageInterrupt(messages.vaddr + offset, lambda: self._close_vector(vector, table))
         table.set(vector, messages.iova + offset, _MESSAGE)

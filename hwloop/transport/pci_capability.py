@@ -10,7 +10,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
-from hwloop.errors import TransportError
+from hwloop.transport.pci_errors import (
+    BarNotAllocated,
+    BarOffsetOutOfRange,
+    InvalidNotifyOffMultiplier,
+    Misaligned,
+    MissingCommonConfig,
+    MissingIsrConfig,
+    MissingNotifyConfig,
+    UnexpectedIoBar,
+    VirtioPciError,
+)
 from pci import CONFIG_SIZE, BarInfo, CapabilityInfo, ConfigSpace, MemoryBar
 
 VENDOR_SPECIFIC = 0x09
@@ -46,6 +56,13 @@ STRUCTURES = {
     CfgType.ISR_CFG: StructureRule(1, 1),
     CfgType.DEVICE_CFG: StructureRule(1, 4),
 }
+
+_MISSING: dict[CfgType, type[VirtioPciError]] = {
+    CfgType.COMMON_CFG: MissingCommonConfig,
+    CfgType.NOTIFY_CFG: MissingNotifyConfig,
+    CfgType.ISR_CFG: MissingIsrConfig,
+}
+"""What the lack of a structure is called; one that is not here need not be there."""
 
 
 @dataclass(frozen=True)
@@ -104,37 +121,56 @@ def decode(config: ConfigSpace, capability: CapabilityInfo) -> VirtioCapability:
 
 def fault_of(capability: VirtioCapability, bars: Mapping[int, BarInfo]) -> str:
     """Why the structure cannot be used, as the end of a sentence, or "" when it can."""
+    fault = _find_fault(capability, bars)
+    return fault.words if fault else ""
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """What is wrong with a capability, and the error that it is where the structure is needed."""
+
+    kind: type[VirtioPciError]
+    words: str
+
+
+def _find_fault(capability: VirtioCapability, bars: Mapping[int, BarInfo]) -> _Fault | None:
     rule = STRUCTURES.get(CfgType(capability.cfg_type)) if capability.cfg_type in STRUCTURES else None
     if rule is None:
-        return "is of a type that the driver has no use for"
+        return _Fault(VirtioPciError, "is of a type that the driver has no use for")
     if capability.cap_len < (_NOTIFY_CAP_BYTES if capability.cfg_type == CfgType.NOTIFY_CFG else _CAP_BYTES):
-        return f"is only {capability.cap_len} bytes long"
-    return _place_fault(capability, rule, bars) or _multiplier_fault(capability)
+        kind = _MISSING.get(CfgType(capability.cfg_type), VirtioPciError)
+        return _Fault(kind, f"is only {capability.cap_len} bytes long")
+    return _bar_fault(capability, bars) or _place_fault(capability, rule, bars) or _multiplier_fault(capability)
 
 
-def _place_fault(capability: VirtioCapability, rule: StructureRule, bars: Mapping[int, BarInfo]) -> str:
+def _bar_fault(capability: VirtioCapability, bars: Mapping[int, BarInfo]) -> _Fault | None:
     bar = bars.get(capability.bar)
     if bar is None:
-        return f"names BAR {capability.bar}, which the function does not have"
+        return _Fault(BarNotAllocated, f"names BAR {capability.bar}, which the function does not have")
     if not isinstance(bar, MemoryBar):
-        return f"names BAR {capability.bar}, which is an I/O BAR"
+        return _Fault(UnexpectedIoBar, f"names BAR {capability.bar}, which is an I/O BAR")
     if not bar.address:
-        return f"names BAR {capability.bar}, which has no address"
+        return _Fault(BarNotAllocated, f"names BAR {capability.bar}, which has no address")
+    return None
+
+
+def _place_fault(capability: VirtioCapability, rule: StructureRule, bars: Mapping[int, BarInfo]) -> _Fault | None:
+    end, size = capability.offset + capability.length, bars[capability.bar].size
     if capability.length < rule.length:
-        return f"has length {capability.length}, less than {rule.length}"
+        return _Fault(BarOffsetOutOfRange, f"has length {capability.length}, less than {rule.length}")
     if capability.offset % rule.align:
-        return f"has offset {capability.offset:#x}, which is not a multiple of {rule.align}"
-    if capability.offset + capability.length > bar.size:
-        end = capability.offset + capability.length
-        return f"ends at {end:#x}, behind the end of BAR {capability.bar} ({bar.size:#x})"
-    return ""
+        return _Fault(Misaligned, f"has offset {capability.offset:#x}, which is not a multiple of {rule.align}")
+    if end > size:
+        return _Fault(BarOffsetOutOfRange, f"ends at {end:#x}, behind the end of BAR {capability.bar} ({size:#x})")
+    return None
 
 
-def _multiplier_fault(capability: VirtioCapability) -> str:
+def _multiplier_fault(capability: VirtioCapability) -> _Fault | None:
     multiplier = capability.multiplier
     if multiplier and (multiplier % 2 or multiplier & (multiplier - 1)):
-        return f"has notify_off_multiplier {multiplier}, which is not 0 or an even power of two"
-    return ""
+        words = f"has notify_off_multiplier {multiplier}, which is not 0 or an even power of two"
+        return _Fault(InvalidNotifyOffMultiplier, words)
+    return None
 
 
 def choose(
@@ -142,26 +178,26 @@ def choose(
 ) -> VirtioCapability | None:
     """The first usable capability of a type (VIRTIO 1.4, 4.1.4.1), or None when the function has none of that type.
 
-    Raises TransportError, saying why, when it has some and none can be used.
+    Raises VirtioPciError, saying why, when it has some and none can be used: the kind of what is wrong with the first.
     """
     faults = []
     for capability in capabilities:
         if capability.cfg_type != cfg_type:
             continue
-        fault = fault_of(capability, bars)
-        if not fault:
+        fault = _find_fault(capability, bars)
+        if fault is None:
             return capability
-        faults.append(f"the {capability} {fault}")
+        faults.append((fault.kind, f"the {capability} {fault.words}"))
     if faults:
-        raise TransportError("; ".join(faults), section="4.1.4")
+        raise faults[0][0]("; ".join(sentence for _, sentence in faults), section="4.1.4")
     return None
 
 
 def require(
     capabilities: Iterable[VirtioCapability], bars: Mapping[int, BarInfo], cfg_type: CfgType
 ) -> VirtioCapability:
-    """As `choose`, for a structure that every device must have. Raises TransportError."""
+    """As `choose`, for a structure that every device must have. Raises VirtioPciError."""
     found = choose(capabilities, bars, cfg_type)
     if found is None:
-        raise TransportError(f"the function has no {cfg_type.name} capability", section="4.1.4")
+        raise _MISSING[cfg_type](f"the function has no {cfg_type.name} capability", section="4.1.4")
     return found

@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 
 from hwloop.errors import ConfigSpaceTooSmall, DeviceLost, InvalidParam, TransportError
-from hwloop.spec import DeviceStatus, DeviceType, device_type_of_pci_id
+from hwloop.spec import VIRTIO_VENDOR_ID, DeviceStatus, DeviceType, device_type_of_pci_id
 from hwloop.transport.base import Transport
+from hwloop.transport.pci_errors import InvalidDeviceId, InvalidVendorId, Pci
 from mmio.register import ReadableWritable
 from pci import CapabilityError, CapabilityId, Command, ConfigSpace
 
@@ -20,7 +21,8 @@ _MSIX_ENABLE = 1 << 15
 class PciFunctionTransport(Transport):
     """A transport on the PCI function whose configuration space is `config`.
 
-    Raises TransportError for a function that is not virtio, or whose capability list is broken.
+    Raises VirtioPciError for a function that is not virtio, or whose capability list is broken, ConfigAccessError
+    (ENODEV) for one that does not answer.
     """
 
     def __init__(self, config: ConfigSpace) -> None:
@@ -54,7 +56,7 @@ class MsixSwitch:
     """Whether a function has MSI-X, and whether it is on now (PCI 3.0, 6.8.2.3).
 
     Others turn it on and off (the kernel does, when VFIO is given an eventfd), so only its place is remembered.
-    Raises TransportError for a broken capability list.
+    Raises VirtioPciError for a broken capability list.
     """
 
     def __init__(self, config: ConfigSpace) -> None:
@@ -62,7 +64,7 @@ class MsixSwitch:
         try:
             found = config.find_capability(CapabilityId.MSIX)
         except CapabilityError as error:
-            raise TransportError(str(error), section="4.1.4") from error
+            raise Pci(str(error), section="4.1.4") from error
         self.offset = found.offset if found is not None else None
 
     def read_enabled(self) -> bool:
@@ -108,5 +110,6 @@ def _virtio_type(config: ConfigSpace) -> DeviceType:
     info = config.read_info()
     device_type = device_type_of_pci_id(info.vendor_id, info.device_id)
     if device_type is None:
-        raise TransportError(f"{info.vendor_id:04x}:{info.device_id:04x} is not a virtio device", section="4.1.2")
+        kind = InvalidDeviceId if info.vendor_id == VIRTIO_VENDOR_ID else InvalidVendorId
+        raise kind(f"{info.vendor_id:04x}:{info.device_id:04x} is not a virtio device", section="4.1.2")
     return device_type

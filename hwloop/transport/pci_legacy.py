@@ -21,6 +21,7 @@ from hwloop.transport.pci_common import (
     checked_status,
     set_vector,
 )
+from hwloop.transport.pci_errors import BarNotAllocated, BarOffsetOutOfRange, InvalidDeviceId, VirtioPciError
 from hwloop.transport.pci_registers import LegacyRegisters, Regs, VectorRegisters, VirtioPciTransport
 from mmio import read_exact, write_exact
 from pci import BarInfo, Command, ConfigSpace, IoBar
@@ -33,7 +34,7 @@ class PciLegacyTransport(PciFunctionTransport):
     """Legacy PCI transport for VirtIO.
 
     `config` is the function's configuration space and `bars` what it decodes; `hal` reaches the ports. Constructing it
-    turns on I/O decoding and nothing else. Raises TransportError for a function that has no legacy interface,
+    turns on I/O decoding and nothing else. Raises VirtioPciError for a function that has no legacy interface,
     Unsupported where the HAL reaches no ports.
     """
 
@@ -180,26 +181,27 @@ class PciLegacyTransport(PciFunctionTransport):
 def _check_transitional(config: ConfigSpace) -> None:
     info = config.read_info()
     if not is_transitional_pci_id(info.device_id):
-        raise TransportError(
+        raise InvalidDeviceId(
             f"{info.vendor_id:04x}:{info.device_id:04x} has no legacy interface: ids from 0x1040 on are modern only",
             section="4.1.2.1",
         )
     if info.revision:
-        raise TransportError(f"the function has revision {info.revision}; a legacy one has 0", section="4.1.2.3")
+        raise VirtioPciError(f"the function has revision {info.revision}; a legacy one has 0", section="4.1.2.3")
 
 
 def _legacy_bar(bars: Mapping[int, BarInfo], least: int) -> IoBar:
     bar = bars.get(0)
     if bar is None:
-        fault = "the function has no BAR 0"
-    elif not isinstance(bar, IoBar):
-        fault = "BAR 0 is a memory BAR"
-    elif not bar.address:
-        fault = "BAR 0 has no I/O ports assigned"
-    elif bar.size < least:
+        raise _no_registers(BarNotAllocated, "the function has no BAR 0")
+    if not isinstance(bar, IoBar):
+        raise _no_registers(VirtioPciError, "BAR 0 is a memory BAR")
+    if not bar.address:
+        raise _no_registers(BarNotAllocated, "BAR 0 has no I/O ports assigned")
+    if bar.size < least:
         fault = f"BAR 0 has {bar.size} bytes, less than the {least} of the registers"
-    else:
-        return bar
-    raise TransportError(
-        f"there is no legacy interface: {fault}", section="4.1.4.10", remedy="use the modern interface"
-    )
+        raise _no_registers(BarOffsetOutOfRange, fault)
+    return bar
+
+
+def _no_registers(kind: type[VirtioPciError], fault: str) -> VirtioPciError:
+    return kind(f"there is no legacy interface: {fault}", section="4.1.4.10", remedy="use the modern interface")

@@ -12,6 +12,7 @@ from hwloop.hal.base import Hal
 from hwloop.spec import DeviceStatus, Feature, InterruptStatus, PhysAddr
 from hwloop.transport.pci_capability import CfgType, VirtioCapability, choose, require, virtio_capabilities
 from hwloop.transport.pci_common import NO_VECTOR, PciFunctionTransport, check_config_field, checked_status, set_vector
+from hwloop.transport.pci_errors import Pci
 from mmio import (
     ReadOnly8,
     ReadOnly16,
@@ -73,11 +74,11 @@ class PciStructures:
 
     @classmethod
     def find(cls, config: ConfigSpace, bars: Mapping[int, BarInfo]) -> PciStructures:
-        """Raises TransportError when one that must be there is missing or unusable."""
+        """Raises VirtioPciError when one that must be there is missing or unusable."""
         try:
             found = list(virtio_capabilities(config))
         except CapabilityError as error:
-            raise TransportError(str(error), section="4.1.4") from error
+            raise Pci(str(error), section="4.1.4") from error
         return cls(
             common=require(found, bars, CfgType.COMMON_CFG),
             notify=require(found, bars, CfgType.NOTIFY_CFG),

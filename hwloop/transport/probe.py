@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hwloop.errors import TransportError
 from hwloop.hal.base import Hal
 from hwloop.spec import DeviceType, device_type_of_pci_id, is_transitional_pci_id
 from hwloop.transport.mmio import BadMagic, InvalidDeviceID, MmioTransport, UnsupportedVersion
 from hwloop.transport.pci_capability import CfgType, virtio_capabilities
+from hwloop.transport.pci_errors import Pci
 from hwloop.transport.pci_legacy import PciLegacyTransport
 from hwloop.transport.pci_modern import PciTransport
 from pci import BarInfo, CapabilityError, ConfigSpace, DeviceFunction, DeviceFunctionInfo, PciRoot
@@ -22,7 +22,7 @@ def probe_pci_device(
     a known type, or that has gone meanwhile.
 
     The function must be ours: its BARs are sized by writing to them. One whose id says virtio and whose structures
-    cannot be used is no other kind of device but a broken one, and raises TransportError.
+    cannot be used is no other kind of device but a broken one, and raises VirtioPciError.
     """
     device_type = device_type_of_pci_id(info.vendor_id, info.device_id)
     config = root.config(device_function)
@@ -46,7 +46,7 @@ def _has_modern_interface(config: ConfigSpace) -> bool:
     try:
         return any(found.cfg_type == CfgType.COMMON_CFG for found in virtio_capabilities(config))
     except CapabilityError as error:
-        raise TransportError(str(error), section="4.1.4") from error
+        raise Pci(str(error), section="4.1.4") from error
 
 
 def probe_mmio_device(hal: Hal, reg_base: int, reg_size: int) -> tuple[DeviceType, MmioTransport] | None:

@@ -12,6 +12,9 @@ from pci import (
     CapabilityError,
     CapabilityInfo,
     ConfigSpace,
+    IoBar,
+    MemoryBar,
+    MemoryBarType,
     MsixEntry,
     MsixInfo,
     MsixTable,
@@ -216,3 +219,37 @@ def test_a_message_that_cannot_be_is_refused_before_anything_is_written(address:
 def test_a_table_that_does_not_fit_its_region_is_an_error() -> None:
     with pytest.raises(CapabilityError, match=r"5 vectors are 0x50 bytes, and the region has \(0x40\)"):
         MsixTable(FakeRegion(0x40), 5)
+
+
+BARS = {
+    0: IoBar(0, 0xC000, 0x1000),
+    1: MemoryBar(1, MemoryBarType.Width32, False, 0xE000_0000, 0x1000),
+    2: MemoryBar(2, MemoryBarType.Width32, False, 0, 0x1000),
+}
+
+
+def info_of(bar: int, offset: int, vectors: int = 4) -> MsixInfo:
+    return MsixInfo.parse(CapabilityInfo(0x98, 0x11, vectors - 1), offset | bar, 1)
+
+
+@pytest.mark.parametrize(("offset", "vectors"), [(0, 4), (0xFC0, 4), (0, 256)])
+def test_the_table_has_an_address_in_its_bar(offset: int, vectors: int) -> None:
+    assert info_of(1, offset, vectors).table_address(BARS) == 0xE000_0000 + offset
+
+
+@pytest.mark.parametrize(
+    ("bar", "offset", "vectors", "problem"),
+    [
+        (1, 0xFC8, 4, r"ends behind the end of BAR 1 \(0x1000 bytes\), at \(0x1008\)"),
+        (1, 0, 257, r"at \(0x1010\)"),
+        (1, 0xFFFF_FFF8, 2048, r"at \(0x100007ff8\)"),
+        (0, 0, 4, r"no memory at an address \(0x0\)"),
+        (2, 0, 4, r"no memory at an address \(0x2\)"),
+        (3, 0, 4, r"no memory at an address \(0x3\)"),
+    ],
+)
+def test_a_table_that_is_not_all_in_memory_with_an_address_is_an_error(
+    bar: int, offset: int, vectors: int, problem: str
+) -> None:
+    with pytest.raises(CapabilityError, match=problem):
+        info_of(bar, offset, vectors).table_address(BARS)
