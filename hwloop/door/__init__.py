@@ -19,6 +19,7 @@ DOORS: Registry[Callable[[Target, Sysfs], Place]] = Registry(
         "mmio": "hwloop.door.mmio:find",
         "fake": "hwloop.door.fake:find",
         "qemu": "hwloop.door.qemu:find",
+        "qtest": "hwloop.door.qtest:find",
         "svirtb": "hwloop.door.svirtb:find",
     },
 )

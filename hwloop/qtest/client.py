@@ -85,6 +85,8 @@ class QtestClient(Owner):
         """Wait at most so long until one of these lines of the intercepted controller is raised; lines keep their
         level until the device lowers them."""
         deadline = Deadline(seconds)
+        # A write that is still on its way may lower the line.
+        self.settle()
         while True:
             with self._lock:
                 for line in self._lines.arrived():

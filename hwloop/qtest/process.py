@@ -100,6 +100,8 @@ class QemuProcess(Owner):
         for signum in (signal.SIGTERM, signal.SIGKILL):
             if self.process.poll() is None:
                 self.process.send_signal(signum)
+                # One that was stopped would otherwise never hear of it.
+                self.process.send_signal(signal.SIGCONT)
             if self.explain(END_SECONDS):
                 return
 

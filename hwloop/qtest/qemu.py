@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 from hwloop.errors import DeadlineExpired, DeviceLost, HwloopError, RefusedError, SetupError
 from hwloop.owner import Owner
-from hwloop.qtest.client import QtestClient
+from hwloop.qtest.client import ANSWER_SECONDS, QtestClient
 from hwloop.qtest.machine import MachineType
 from hwloop.qtest.process import QemuProcess
 from hwloop.qtest.qmp import QmpClient
@@ -44,8 +44,8 @@ class QemuMachine(Machine):
     """Starts a machine with `arguments` in addition, and waits until its qtest server answers.
 
     `qtest`, `qmp`, `ram` and `process` are its parts; they are closed with it. `pass_fds` are inherited by QEMU under
-    the same numbers. `accel` is QEMU's accelerator. Raises SetupError with QEMU's own words, RefusedError when an image
-    is locked by somebody else.
+    the same numbers. `accel` is QEMU's accelerator, `answer_seconds` how long it may take to make a bus access. Raises
+    SetupError with QEMU's own words, RefusedError when an image is locked by somebody else.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class QemuMachine(Machine):
         pass_fds: Sequence[int] = (),
         ram_bytes: int = RAM_BYTES,
         accel: str = "tcg",
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self.type = machine
         with shield(), ExitStack() as stack:
@@ -78,7 +79,7 @@ class QemuMachine(Machine):
                 theirs_qmp.close()
             stack.push(self.process)
             self.qmp = stack.enter_context(QmpClient(qmp, explain=self.process.explain))
-            self.qtest = stack.enter_context(QtestClient(qtest, explain=self.process.explain))
+            self.qtest = stack.enter_context(QtestClient(qtest, seconds=answer_seconds, explain=self.process.explain))
             self._resources = stack.pop_all()
         try:
             self._wait_for_start()

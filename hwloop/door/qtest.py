@@ -1,0 +1,93 @@
+"""A device of a QEMU that the user has started: `qtest:/tmp/qtest.sock?ram=/dev/shm/guest`.
+
+Its memory has to be a file that both can map, and nothing else may run in it:
+
+    qemu-system-x86_64 -M q35,memory-backend=ram0 -accel tcg -S -display none -nodefaults -m 256M \\
+        -object memory-backend-file,id=ram0,size=256M,mem-path=/dev/shm/guest,share=on \\
+        -qtest unix:/tmp/qtest.sock,server=on,wait=off -qtest-log none \\
+        -drive if=none,id=d0,file=disk.img,format=raw -device virtio-blk-pci,drive=d0
+
+With `-S` the processor never starts; an entropy device then never answers, and needs firmware that halts instead.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import cast
+
+from hwloop.device import Device, Driver
+from hwloop.door import guestless
+from hwloop.door.base import Opened, Place, check_options
+from hwloop.errors import InvalidParam
+from hwloop.qtest.attached import AttachedMachine
+from hwloop.qtest.machine import MACHINES
+from hwloop.signals import shield
+from hwloop.target import Target
+from udev import Sysfs
+
+OPTIONS = {
+    "ram": None,
+    "ram-base": None,
+    "machine": tuple(MACHINES),
+    "qmp": None,
+    "at": None,
+    "mode": ("modern", "legacy"),
+    "wait": ("poll", "irq"),
+}
+
+
+class QtestPlace(Place):
+    """A device of a machine that runs: the first, or the one at the PCI function or slot that the option `at` names."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self._options = target.options
+        self._type = MACHINES[self._options.get("machine", "q35")]
+        if "ram" not in self._options:
+            raise InvalidParam(
+                f"{self.name} lacks the file that is the memory of the machine",
+                remedy="add ram=FILE, the mem-path of QEMU's memory-backend-file with share=on",
+            )
+        if self._type.pci is None and "mode" in self._options:
+            raise InvalidParam(f"option mode is not for the machine {self._type.name}", remedy="leave mode out")
+        self._ram_base = _number("ram-base", self._options["ram-base"]) if "ram-base" in self._options else None
+
+    def open_transport(self) -> Opened:
+        with ExitStack() as stack:
+            with shield():
+                machine = stack.enter_context(self.attach())
+                transport, hal = guestless.reach(machine, self._options.get("mode"), self._options.get("at"))
+                stack.push(hal)
+                stack.push(transport)
+            return Opened(transport, hal, stack.pop_all())
+
+    def open(self) -> Driver:
+        """As every place; with `wait=irq` its queues wait on the device's interrupt. Raises Unsupported without one."""
+        with ExitStack() as stack:
+            with shield():
+                device = stack.enter_context(super().open())
+                if self._options.get("wait") == "irq":
+                    cast(Device, device).enable_interrupts()
+            stack.pop_all()
+        return device
+
+    def attach(self) -> AttachedMachine:
+        """Connect to the machine, and touch nothing of it. Raises SetupError."""
+        qmp = Path(self._options["qmp"]) if "qmp" in self._options else None
+        return AttachedMachine(
+            self._type, Path(self.target.name), Path(self._options["ram"]), ram_base=self._ram_base, qmp=qmp
+        )
+
+
+def find(target: Target, sysfs: Sysfs) -> QtestPlace:
+    """Raises InvalidParam."""
+    check_options(target, OPTIONS)
+    return QtestPlace(target)
+
+
+def _number(key: str, text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise InvalidParam(f"option {key} cannot be {text!r}", remedy="give a number, such as 0x40000000") from None
