@@ -18,7 +18,19 @@ from hwloop.transport.mmio_registers import MAGIC, SLOT_SIZE, VirtIOHeader
 from hwloop.transport.pci_legacy import PciLegacyTransport
 from hwloop.transport.pci_modern import PciTransport
 from hwloop.transport.probe import open_pci
-from pci import AddressWindow, AddressWindows, BarInfo, DeviceFunction, PciError, PciRoot, PortAccess, allocate_bars
+from pci import (
+    AddressWindow,
+    AddressWindows,
+    BarInfo,
+    DeviceFunction,
+    HeaderType,
+    PciError,
+    PciRoot,
+    PortAccess,
+    allocate_bus,
+    number_buses,
+    read_bus_numbers,
+)
 from pci.port import CONFIG_PORT
 
 _PORTS = 8
@@ -62,14 +74,22 @@ def find_function(root: PciRoot, place: str | None = None) -> DeviceFunction:
 
 
 def bars_of(root: PciRoot, function: DeviceFunction, host: PciHost) -> Mapping[int, BarInfo]:
-    """What a function decodes: where it was put before, or where there is room.
+    """What a function decodes: where it was put before, or else where there is room now.
 
-    Raises pci.AllocationError when there is none.
+    All functions get their addresses at once, with the first: one that came later would not know which are taken.
+    Raises pci.AllocationError when there is no room.
     """
-    bars = root.config(function).read_bars()
-    if all(bar.address for bar in bars.values()):
+    bars = root.bars(function)
+    if not bars or any(bar.address for bar in bars.values()):
         return bars
-    return allocate_bars(root, function, _windows(host))
+    return allocate_bus(root, 0, _windows(host))[function]
+
+
+def number_new_buses(root: PciRoot) -> None:
+    """Give the buses behind bridges their numbers, unless somebody has: a firmware, or we for another device."""
+    bridges = [function for function, info in root.enumerate_bus(0) if info.header_type is HeaderType.PciPciBridge]
+    if bridges and not any(read_bus_numbers(root.config(bridge)).assigned for bridge in bridges):
+        number_buses(root)
 
 
 def find_slot(machine: Machine, slots: Slots, place: str | None = None) -> int:
@@ -88,6 +108,7 @@ def _reach_function(
     machine: Machine, host: PciHost, hal: QtestHal, mode: str | None, place: str | None
 ) -> PciTransport | PciLegacyTransport:
     root = pci_root(machine)
+    number_new_buses(root)
     function = find_function(root, place)
     config, bars = root.config(function), bars_of(root, function, host)
     hal.use_function(config, bars)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hwloop.device.blk import VirtioBlk
-from hwloop.door.guestless import pci_root
+from hwloop.door.guestless import pci_root, reach
 from hwloop.hal.qtest import QtestHal
 from hwloop.qtest.machine import MACHINES
 from hwloop.qtest.qemu import QemuMachine
@@ -244,3 +244,16 @@ def test_a_machine_that_was_set_up_is_set_up_again_to_the_same(machine: QemuMach
     number_buses(root)
     assert allocate_bus(root, 0, windows()) == first
     drive(machine, root, FAR)
+
+
+def test_two_disks_of_one_machine_are_driven_at_once_wherever_they_are(machine: QemuMachine) -> None:
+    with ExitStack() as stack:
+        disks = []
+        for place in ("05:00.0", "02:05.0"):
+            transport, hal = reach(machine, None, place)
+            stack.push(hal)
+            stack.push(transport)
+            disks.append(stack.enter_context(VirtioBlk(transport, hal)))
+        for number, disk in enumerate(disks):
+            disk.write(7, bytes([number]) * 512)
+        assert [disk.read(7, 512) for disk in disks] == [bytes([number]) * 512 for number in range(2)]

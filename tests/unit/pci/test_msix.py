@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mmio import FakeRegion
 from pci import (
+    BarInfo,
     BytesConfigAccess,
     CapabilityError,
     CapabilityInfo,
@@ -221,7 +222,7 @@ def test_a_table_that_does_not_fit_its_region_is_an_error() -> None:
         MsixTable(FakeRegion(0x40), 5)
 
 
-BARS = {
+BARS: dict[int, BarInfo] = {
     0: IoBar(0, 0xC000, 0x1000),
     1: MemoryBar(1, MemoryBarType.Width32, False, 0xE000_0000, 0x1000),
     2: MemoryBar(2, MemoryBarType.Width32, False, 0, 0x1000),
