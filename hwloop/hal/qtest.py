@@ -15,7 +15,6 @@ from hwloop.hal.base import BounceHal, BufferDirection, pages_for
 from hwloop.hal.interrupt import Interrupt
 from hwloop.hal.qtest_interrupt import LineInterrupt, MessageInterrupt, Wiring
 from hwloop.qtest.client import QtestClient
-from hwloop.qtest.forked import disown_in_children, keep_no_longer
 from hwloop.qtest.ram import GuestRam
 from hwloop.qtest.region import QtestMemory, QtestPorts
 from hwloop.spec import PAGE_SIZE
@@ -50,7 +49,6 @@ class QtestHal(BounceHal):
         self._function: tuple[ConfigSpace, Mapping[int, BarInfo]] | None = None
         self._messages: Arena | None = None
         self._vectors: dict[int, MessageInterrupt] = {}
-        disown_in_children(self)
 
     def use_function(self, config: ConfigSpace, bars: Mapping[int, BarInfo]) -> None:
         """The device is this PCI function."""
@@ -76,10 +74,6 @@ class QtestHal(BounceHal):
         msix = config.read_msix()
         return self._open_vector(vector, config, bars, msix) if msix is not None else None
 
-    def disown(self) -> None:
-        """In a child the memory is not there at all, so nothing may be zeroed or given back."""
-        self._quarantined = True
-
     def release_memory(self) -> None:
         for line in list(self._vectors.values()):
             line.close()
@@ -87,10 +81,6 @@ class QtestHal(BounceHal):
         if messages is not None and not self._quarantined:
             self._ram.release(messages)
         super().release_memory()
-
-    def close(self) -> None:
-        keep_no_longer(self)
-        super().close()
 
     def _new_arena(self, size: int, direction: BufferDirection) -> Arena:
         return self._ram.allocate(size)

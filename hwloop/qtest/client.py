@@ -8,7 +8,8 @@ from __future__ import annotations
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 
 from hwloop.deadline import Deadline
 from hwloop.errors import InvalidParam
@@ -22,6 +23,8 @@ ANSWER_SECONDS = 5.0
 
 _LETTERS = {1: "b", 2: "w", 4: "l", 8: "q"}
 _PORT_LETTERS = {1: "b", 2: "w", 4: "l"}
+_HELLO = "endianness"
+_HELLO_ANSWERS = ("OK little", "OK big")
 _MOST_OWED = 32
 _SLICE_SECONDS = 0.01
 
@@ -43,12 +46,13 @@ class QtestClient(Owner):
         self._owed: deque[str] = deque()
         self._raised: set[int] = set()
         self._intercepted = ""
+        self._uncertain = False
         disown_in_children(self)
 
     def hello(self, seconds: float) -> None:
         """Ask for something harmless, to see whether a qtest server is there, which may take so long to start."""
-        with self._lock:
-            self._send("endianness")
+        with self._exchange():
+            self._send(_HELLO)
             self._lines.wait(seconds)
             self._take_answers()
 
@@ -70,7 +74,7 @@ class QtestClient(Owner):
 
     def settle(self) -> None:
         """Wait until QEMU has done everything that was asked. Raises QtestError for a write that it refused."""
-        with self._lock:
+        with self._exchange():
             self._take_answers()
 
     def intercept_interrupts(self, path: str) -> None:
@@ -88,11 +92,11 @@ class QtestClient(Owner):
         # A write that is still on its way may lower the line.
         self.settle()
         while True:
-            with self._lock:
+            with self._exchange():
                 for line in self._lines.arrived():
                     self._take(line)
-                if not self._raised.isdisjoint(lines):
-                    return True
+            if not self._raised.isdisjoint(lines):
+                return True
             if deadline.expired():
                 return False
             # Another thread may take the line that we wait for along with an answer of its own.
@@ -116,26 +120,41 @@ class QtestClient(Owner):
             raise QtestError(command, f"OK {answer}") from None
 
     def _ask(self, command: str) -> str:
-        with self._lock:
+        with self._exchange():
             self._send(command)
             return self._take_answers()
 
     def _post(self, command: str) -> None:
-        with self._lock:
+        with self._exchange():
             self._send(command)
             if len(self._owed) >= _MOST_OWED:
                 self._take_answers()
 
+    @contextmanager
+    def _exchange(self) -> Iterator[None]:
+        """Commands and answers, after whose interruption (a signal may raise anywhere) nobody knows what was sent."""
+        with self._lock:
+            if self._uncertain:
+                self._find_the_thread_again()
+            self._uncertain = True
+            yield
+            self._uncertain = False
+
+    def _find_the_thread_again(self) -> None:
+        """Ask for what only one answer looks like: all answers in front of it are to what was asked before."""
+        self._owed.clear()
+        self._lines.send(_HELLO)
+        deadline = Deadline(self._lines.seconds)
+        while (line := self._lines.receive(deadline, f"QEMU to answer {_HELLO!r}")) not in _HELLO_ANSWERS:
+            if line.startswith("IRQ "):
+                self._take_interrupt(line)
+
     def _send(self, command: str) -> None:
         self._owed.append(command)
-        try:
-            self._lines.send(command)
-        except BaseException:
-            self._owed.clear()
-            raise
+        self._lines.send(command)
 
     def _take_answers(self) -> str:
-        """All that are owed, also to a caller that was interrupted; returns the last."""
+        """All that are owed; returns the last."""
         deadline = Deadline(self._lines.seconds)
         answer: str | None = None
         while self._owed:

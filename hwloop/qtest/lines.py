@@ -42,18 +42,18 @@ class LineSocket(Owner):
         disown_in_children(self)
 
     def send(self, line: str) -> None:
-        """Raises DeviceLost, DeadlineExpired when the other side takes nothing."""
+        """All of it, or nothing. Raises DeviceLost, DeadlineExpired when the other side takes nothing."""
         self._check()
+        data = line.encode() + b"\n"
         try:
-            self._socket.sendall(line.encode() + b"\n")
+            # Not sendall, which may raise in the middle when a signal comes.
+            sent = self._socket.send(data)
         except BlockingIOError:
             raise self._late(f"QEMU to take {line!r} from {self.name}", Deadline(self.seconds)) from None
         except OSError:
             raise self._gone() from None
-        except BaseException:
-            # Half a line may be on its way.
-            self.lost = f"{self.name} was interrupted in the middle of a command"
-            raise
+        if sent != len(data):
+            raise self._late(f"QEMU to take all of {line!r} from {self.name}", Deadline(self.seconds))
 
     def receive(self, deadline: Deadline, waited_for: str) -> str:
         """The next line. Raises DeviceLost, DeadlineExpired."""

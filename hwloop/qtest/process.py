@@ -80,8 +80,9 @@ class QemuProcess(Owner):
 
     def disown(self) -> None:
         self._ended = "QEMU belongs to the parent of this process"
-        self._watch.disown()
+        self._watch.close()
         os.close(self._output)
+        self._output = -1
 
     def close(self) -> None:
         """End QEMU: politely, so that it writes back its images, and then not. Idempotent; nothing of it is left."""
@@ -150,8 +151,6 @@ class _Gated:
         if self._ours >= 0:
             os.close(self._ours)
         self._ours = -1
-
-    disown = close
 
 
 def find_program(program: str, package: str = "") -> str:

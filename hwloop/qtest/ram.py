@@ -9,10 +9,17 @@ import os
 from hwloop.errors import DmaError
 from hwloop.hal.arena import Arena
 from hwloop.owner import Owner
+from hwloop.qtest.forked import disown_in_children, keep_no_longer
 
 RESERVED = 2 << 20
 """Bytes at the start that are left alone: there are the BIOS, its data and holes on a PC, and the device tree that
 QEMU makes on ARM."""
+
+# Python has no way to say where a mapping is to be; asm-generic/mman-common.h.
+_MAP_FIXED = 0x10
+_libc_mmap = ctypes.CDLL(None).mmap
+_libc_mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+_libc_mmap.restype = ctypes.c_void_p
 
 
 class GuestRam(Owner):
@@ -36,6 +43,7 @@ class GuestRam(Owner):
             raise DmaError.refused(f"cannot map {size >> 20} MiB of guest RAM", error, remedy="give it less") from error
         # A child would write what is the parent's.
         self._map.madvise(mmap.MADV_DONTFORK)
+        disown_in_children(self)
         self._anchor: ctypes.c_char | None = ctypes.c_char.from_buffer(self._map)
         self.address = ctypes.addressof(self._anchor)
         self._free = Arena(self.address + RESERVED, base + RESERVED, size - RESERVED)
@@ -55,8 +63,14 @@ class GuestRam(Owner):
         """Give back what `allocate` gave. Raises DmaError for anything else."""
         self._free.release(arena.iova - self._free.iova)
 
+    def disown(self) -> None:
+        """In a child: let memory that nobody shares take its place, so that a driver there does no harm and no more."""
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
+        _libc_mmap(self.address, self.size, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+
     def close(self) -> None:
         """Unmap. Idempotent; nothing may use the addresses afterwards."""
+        keep_no_longer(self)
         self._anchor = None
         self._map.close()
         self._close_file()

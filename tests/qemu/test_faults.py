@@ -1,0 +1,143 @@
+"""Disks that fail, and a QEMU that stops or dies while its device is driven."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+import hwloop
+from hwloop.device.blk import VirtioBlk
+from hwloop.door.qemu import QemuPlace
+from hwloop.errors import DeadlineExpired, DeviceLost, IoError
+from hwloop.qtest.machine import MACHINES
+from hwloop.qtest.qemu import QemuMachine
+from hwloop.target import Target
+from tests.qemu.conftest import CONTENT
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def failing(image: Path) -> Iterator[VirtioBlk]:
+    """Reads of sector 7 fail once."""
+    arguments = [
+        "-blockdev", f"driver=blkdebug,node-name=debug,image.driver=file,image.filename={image},"
+        "inject-error.0.event=read_aio,inject-error.0.iotype=read,inject-error.0.errno=5,"
+        "inject-error.0.sector=7,inject-error.0.once=on",
+        # Directly under the device, blkdebug injects nothing.
+        "-blockdev", "driver=raw,node-name=disk0,file=debug",
+        "-device", "virtio-blk-pci,drive=disk0,disable-legacy=on,rerror=report,werror=report",
+    ]  # fmt: skip
+    with QemuMachine(MACHINES["q35"], arguments) as machine:
+        opened = QemuPlace(Target("qemu", str(image))).reach(machine)
+        with opened, VirtioBlk(opened.transport, opened.hal) as disk:
+            yield disk
+
+
+def test_a_read_that_fails_is_an_error_of_that_request_only(failing: VirtioBlk) -> None:
+    with pytest.raises(IoError) as caught:
+        failing.read(7, 512)
+    assert caught.value.exit_code == 4
+    assert failing.read(7, 512) == CONTENT
+    assert failing.read(6, 1024) == CONTENT * 2
+
+
+def qemu_of(machine: QemuMachine, disk: VirtioBlk) -> int:
+    assert disk.read(0, 512) == CONTENT
+    return machine.process.pid
+
+
+@pytest.fixture
+def machine(image: Path) -> Iterator[QemuMachine]:
+    arguments = QemuPlace(Target("qemu", str(image))).arguments()
+    with QemuMachine(MACHINES["q35"], arguments, answer_seconds=0.5) as machine:
+        yield machine
+
+
+def disk_of(machine: QemuMachine, image: Path) -> VirtioBlk:
+    opened = QemuPlace(Target("qemu", str(image))).reach(machine)
+    return VirtioBlk(opened.transport, opened.hal, request_seconds=5)
+
+
+def test_a_qemu_that_is_stopped_is_given_up_after_a_deadline(machine: QemuMachine, image: Path) -> None:
+    disk = disk_of(machine, image)
+    os.kill(qemu_of(machine, disk), signal.SIGSTOP)
+    before = time.monotonic()
+    with pytest.raises((DeviceLost, DeadlineExpired), match="QEMU to answer"):
+        disk.read(0, 512)
+    with pytest.raises(DeviceLost):
+        disk.read(0, 512)
+    disk.close()
+    machine.close()
+    assert time.monotonic() - before < 3
+
+
+def test_a_qemu_that_is_killed_is_a_lost_device_and_the_error_says_how(machine: QemuMachine, image: Path) -> None:
+    disk = disk_of(machine, image)
+    token = disk.submit_read(0, 512)
+    assert disk.wait(token) == CONTENT
+    os.kill(qemu_of(machine, disk), signal.SIGKILL)
+    before = time.monotonic()
+    with pytest.raises(DeviceLost, match="QEMU was killed by signal 9"):
+        disk.read(0, 512)
+    disk.close()
+    assert time.monotonic() - before < 3
+
+
+def test_qmp_tells_of_a_qemu_that_is_gone_too(machine: QemuMachine) -> None:
+    machine.qmp.execute("query-status")
+    os.kill(machine.process.pid, signal.SIGKILL)
+    with pytest.raises(DeviceLost, match="QEMU was killed by signal 9"):
+        machine.qmp.execute("query-status")
+
+
+def test_what_qemu_said_before_it_ended_is_in_the_error(machine: QemuMachine) -> None:
+    machine.qmp.execute("quit")
+    machine.process.explain(5)
+    with pytest.raises(DeviceLost, match="QEMU ended with status 0 without a word"):
+        machine.qtest.read(0x20_0000, 4)
+
+
+def test_requests_that_were_in_flight_fail_with_the_device(image: Path) -> None:
+    place = QemuPlace(Target("qemu", str(image)))
+    with place.open_machine() as machine:
+        disk = disk_of(machine, image)
+        limits = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops_rd", "iops_wr"), 0)
+        machine.qmp.execute("block_set_io_throttle", limits, id="/machine/peripheral/hwloop0/virtio-backend", iops=1)
+        tokens = [disk.submit_read(8 * i, 512) for i in range(8)]
+        os.kill(machine.process.pid, signal.SIGKILL)
+        for token in tokens[1:]:
+            with pytest.raises(hwloop.DeviceError):
+                disk.wait(token, 2)
+        disk.close()
+
+
+def test_a_closed_machine_may_be_closed_again_and_answers_nothing(machine: QemuMachine) -> None:
+    machine.close()
+    machine.close()
+    with pytest.raises(DeviceLost, match="closed"):
+        machine.qtest.read(0, 4)
+    with pytest.raises(DeviceLost, match="closed"):
+        machine.qmp.execute("query-status")
+    assert not machine.process.running()
+
+
+def test_many_threads_share_a_machine(machine: QemuMachine) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    base = machine.ram.base + (8 << 20)
+
+    def work(number: int) -> int:
+        for i in range(200):
+            machine.qtest.write(base + 4 * number, 4, i)
+            assert machine.qtest.read(base + 4 * number, 4) == i
+        return cast(int, machine.qmp.execute("query-status")["running"])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(4))) == [True] * 4
