@@ -26,8 +26,8 @@ UIO_DRIVER = "uio_pci_generic"
 USER_DRIVERS = (VFIO_DRIVER, UIO_DRIVER)
 """Drivers of the kernel that only hand a function on to user space."""
 
-# An override that no driver answers to: a device that none shall hold stays free when a module is loaded.
-_NO_DRIVER = "hwloop-none"
+NO_DRIVER = "hwloop-none"
+"""An override that no driver answers to: a device that none shall hold stays free when a module is loaded."""
 _NODE_SECONDS = 5.0
 _PROBE_SECONDS = 15.0
 _REASONS_SHOWN = 8
@@ -93,7 +93,7 @@ class Claim(Owner):
     def _bind(self, now: Entry) -> None:
         if self.driver is not None:
             udev.bind_device(self._sysfs, self.address, self.driver, bus=self.bus)
-        elif (now.driver, now.override) != (None, _NO_DRIVER):
+        elif (now.driver, now.override) != (None, NO_DRIVER):
             self._unchanged = False
             _bind_to_none(self._sysfs, self.address, self.bus)
 
@@ -254,7 +254,7 @@ def bind_lastingly(
 
 
 def _bind_to_none(sysfs: Sysfs, address: str, bus: str) -> None:
-    udev.set_override(sysfs, address, _NO_DRIVER, bus=bus)
+    udev.set_override(sysfs, address, NO_DRIVER, bus=bus)
     udev.unbind(sysfs, address, bus=bus)
 
 

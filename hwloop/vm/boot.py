@@ -221,6 +221,8 @@ def _settings(built: Guest, setup: Setup) -> bytes:
     modules = [*built.machine.modules, *(["9pnet_virtio"] if setup.share else [])]
     settings = [f"module={name}" for name in modules]
     settings += [f"share={SHARE}"] if setup.share else []
+    # At the image's build the host's ldconfig passes over libraries of another processor.
+    settings += ["libraries=index"] if built.machine.arch.machine != platform.machine() else []
     words = [*settings, f"folder={bundle.FOLDER}", "", *setup.command]
     return b"".join(os.fsencode(word) + b"\0" for word in words)
 

@@ -152,18 +152,34 @@ static void reset_signals(void)
         signal(number, SIG_DFL);
 }
 
-static void load_module(const char *name)
+/* Runs a program of the root to its end, and gives its wait status. */
+static int run(char *const words[])
 {
-    int status = 0;
+    int status = -1;
     pid_t child = fork();
 
     if (child == 0) {
         reset_signals();
-        execle("/usr/sbin/modprobe", "modprobe", "-q", name, (char *)NULL, environment);
+        execve(words[0], words, environment);
         _exit(127);
     }
-    if (child < 0 || waitpid(child, &status, 0) < 0 || status)
+    return child < 0 || waitpid(child, &status, 0) < 0 ? -1 : status;
+}
+
+static void load_module(char *name)
+{
+    int status = run((char *[]){"/usr/sbin/modprobe", "-q", name, NULL});
+
+    if (status)
         fail("module %s could not be loaded: modprobe ended with wait status %#x", name, status);
+}
+
+static void index_libraries(void)
+{
+    int status = run((char *[]){"/usr/sbin/ldconfig", NULL});
+
+    if (status)
+        fail("the libraries could not be indexed: ldconfig ended with wait status %#x", status);
 }
 
 /* Selects the file of this name and returns its size, or 0 if the host has given none. */
@@ -213,10 +229,12 @@ static void parse_settings(struct settings *settings)
 static void apply_settings(const struct settings *settings)
 {
     for (size_t i = 0; i < settings->count; i++) {
-        const char *word = settings->words[i];
+        char *word = settings->words[i];
 
         if (!strncmp(word, "module=", 7))
             load_module(word + 7);
+        else if (!strcmp(word, "libraries=index"))
+            index_libraries();
         else if (!strncmp(word, "share=", 6) &&
                  mount("share", word + 6, "9p", MS_NODEV, "trans=virtio,version=9p2000.L,msize=262144"))
             fail("mounting the shared folder failed: %s", strerror(errno));

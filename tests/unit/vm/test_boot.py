@@ -107,6 +107,12 @@ def test_the_guest_is_told_the_command_word_for_word() -> None:
     assert command == b"sh\0-c\0echo 'a b' $X\0\0\xff\0"
 
 
+def test_a_guest_of_another_processor_indexes_its_libraries_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boot.platform, "machine", lambda: "x86_64")  # type: ignore[attr-defined]
+    assert b"libraries=index\0" in boot._settings(guest(VIRT), boot.Setup(("true",)))
+    assert b"libraries" not in boot._settings(guest(), boot.Setup(("true",)))
+
+
 def test_the_guest_mounts_a_share_only_if_there_is_one(tmp_path: Path) -> None:
     setup = boot.Setup(("true",))
     assert b"share" not in boot._settings(guest(), setup)
