@@ -62,11 +62,12 @@ class LineSocket(Owner):
             if deadline.expired():
                 raise self._late(waited_for, deadline)
             try:
-                self._add(self._socket.recv(_PIECE))
+                data = self._socket.recv(_PIECE)
             except BlockingIOError:
                 raise self._late(waited_for, deadline) from None
             except OSError:
                 raise self._gone() from None
+            self._add(data)
         return line
 
     def arrived(self) -> Iterator[str]:
@@ -76,6 +77,8 @@ class LineSocket(Owner):
             self._add(self._socket.recv(_PIECE, socket.MSG_DONTWAIT))
         except BlockingIOError:
             pass
+        except DeviceLost:
+            raise
         except OSError:
             raise self._gone() from None
         while (line := self._take_line()) is not None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import socket
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -76,14 +74,30 @@ def test_an_image_of_another_format_is_not_guessed_at(image: Path) -> None:
     assert "Image is not in qcow2 format" in str(error)
 
 
-@pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed")
+def make_qcow2(image: Path, size: int) -> None:
+    with QemuMachine(MACHINES["q35"], []) as machine:
+        create(machine, {"driver": "file", "filename": str(image), "size": 0})
+        machine.qmp.execute("blockdev-add", {"node-name": "file"}, driver="file", filename=str(image))
+        create(machine, {"driver": "qcow2", "file": "file", "size": size})
+
+
+def create(machine: QemuMachine, options: dict[str, object]) -> None:
+    machine.qmp.execute("blockdev-create", {"job-id": "create"}, options=options)
+    while machine.qmp.wait_event("JOB_STATUS_CHANGE")["data"]["status"] != "concluded":
+        pass
+    [job] = machine.qmp.execute("query-jobs")
+    assert "error" not in job
+    machine.qmp.execute("job-dismiss", id="create")
+
+
 def test_an_image_in_qcow2_is_a_disk_when_that_is_said(tmp_path: Path) -> None:
     image = tmp_path / "disk.qcow2"
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "1M"], check=True)
+    make_qcow2(image, 1 << 20)
     with hwloop.open(f"qemu:{image}?format=qcow2") as disk:
         assert isinstance(disk, hwloop.VirtioBlk)
         assert disk.capacity() == 2048
         disk.write(7, b"7" * 512)
+    assert image.stat().st_size < 1 << 20
     with hwloop.open(f"qemu:{image}?format=qcow2") as disk:
         assert isinstance(disk, hwloop.VirtioBlk)
         assert disk.read(7, 512) == b"7" * 512
