@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 
-from cython_ring.split cimport Descriptor
+from cython_ring.ring cimport Descriptor
 
 # What a walk found: 0 and 1 are answers, negative ones are rules that the driver broke.
 cdef enum:

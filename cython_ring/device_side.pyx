@@ -20,7 +20,8 @@ from cython_ring.memory cimport (
     ring_store32,
     ring_store_release16,
 )
-from cython_ring.split cimport DESC_NEXT, DESC_WRITE, NO_INTERRUPT, NOTHING, SOMETHING, Descriptor
+from cython_ring.ring cimport DESC_NEXT, DESC_WRITE, NOTHING, SOMETHING, Descriptor
+from cython_ring.split cimport NO_INTERRUPT
 
 from cython_ring.errors import DriverViolation, RingUsageError
 from cython_ring.layout import AVAIL_ALIGN, DESC_ALIGN, USED_ALIGN, check_area, check_size
