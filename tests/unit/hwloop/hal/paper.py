@@ -43,7 +43,7 @@ def huge_pages_on_paper(monkeypatch: pytest.MonkeyPatch) -> PaperPagemap:
     """Let memory come from an ordinary file in memory, at the addresses of the returned pagemap."""
     pagemap = PaperPagemap()
     monkeypatch.setattr(physical, "create_huge_file", lambda: os.memfd_create("paper"))
-    for name in ("hwloop.hal.physical.Pagemap", "hwloop.hal.vfio.Pagemap"):
+    for name in ("hwloop.hal.physical.Pagemap", "hwloop.hal.vfio_function.Pagemap"):
         monkeypatch.setattr(name, lambda: pagemap)
     return pagemap
 
