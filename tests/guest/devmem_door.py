@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 import udev
@@ -32,6 +33,7 @@ def target_of(index: int, options: str = "") -> str:
     return f"mmio:{address_of(index):#x}{options}"
 
 
+@cache
 def node_of(index: int) -> str:
     """The kernel's name of that disk's node."""
     [name] = [node.name for node in udev.list_mmio(udev.Sysfs()) if node.address == address_of(index)]
