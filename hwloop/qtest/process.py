@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from hwloop.deadline import Deadline
 from hwloop.errors import SetupError
@@ -29,6 +29,7 @@ _SHELL = "/bin/sh"
 _GATE = 'read -r go && exec "$@"'
 _WATCH = 'read -r done || kill -KILL "$1"'
 _EXPLAIN_SECONDS = 1.0
+_FIRST_FREE_FD = 3
 _MOST_TEXT = 2000
 
 
@@ -42,6 +43,11 @@ class QemuProcess(Owner):
     def __init__(
         self, program: str, arguments: Sequence[str], *, pass_fds: Sequence[int] = (), package: str = ""
     ) -> None:
+        if any(fd < _FIRST_FREE_FD for fd in pass_fds):
+            raise SetupError(
+                "standard input, output or error of this process is closed, and QEMU would lose what has its number",
+                remedy="open it: </dev/null >/dev/null 2>&1",
+            )
         self.program = program
         self._ended = ""
         with shield(), ExitStack() as stack:
@@ -142,10 +148,9 @@ class _Gated:
             os.close(theirs)
 
     def say(self, word: str) -> None:
-        try:
-            os.write(self._ours, f"{word}\n".encode())
-        except BrokenPipeError:  # it has ended
-            return
+        if self._ours >= 0:
+            with suppress(BrokenPipeError):  # it has ended
+                os.write(self._ours, f"{word}\n".encode())
 
     def close(self) -> None:
         if self._ours >= 0:
