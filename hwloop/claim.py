@@ -10,7 +10,7 @@ import atexit
 import errno
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import udev
@@ -56,6 +56,7 @@ class Claim(Owner):
         self._sysfs = sysfs or Sysfs()
         self._journal = Journal(run_dir)
         self._active = False
+        self._pid = os.getpid()
         with shield(), ExitStack() as stack:
             self._lock = stack.enter_context(DeviceLock(address, run_dir))
             self._take()
@@ -108,18 +109,29 @@ class Claim(Owner):
         self.give_back()
 
     def give_back(self) -> None:
-        """Bind the device to the driver it had, put `driver_override` back and drop the lock. Idempotent."""
-        if not self._active:
+        """Bind the device to the driver it had, put `driver_override` back and drop the lock. Idempotent.
+
+        A device that was unplugged needs nothing. In a child of the process that took it, nothing is done: it is still
+        the parent's, which a child that ends by `sys.exit` must not give away.
+        """
+        if self._pid != os.getpid():
             return
-        self._active = False
-        atexit.unregister(self.give_back)
-        with shield(), self._lock:
-            if not self._unchanged:
-                before = self._before
+        with shield():
+            if not self._active:
+                return
+            self._active = False
+            atexit.unregister(self.give_back)
+            with self._lock:
+                self._put_back()
+
+    def _put_back(self) -> None:
+        if not self._unchanged:
+            before = self._before
+            with suppress(udev.DeviceNotFound):
                 udev.rebind(self._sysfs, self.address, before.driver, override=before.override, bus=self.bus)
-            left = self._journal.read(self.address)
-            if left is not None and not left.lasting:
-                self._journal.remove(self.address)
+        left = self._journal.read(self.address)
+        if left is not None and not left.lasting:
+            self._journal.remove(self.address)
 
 
 def read_state(sysfs: Sysfs, address: str, bus: str = "pci") -> Entry:
@@ -268,20 +280,29 @@ def restore(address: str, sysfs: Sysfs | None = None, run_dir: Path = RUN_DIR, *
     """Put a device back to what the journal remembers; without an entry, to the kernel's own choice of driver.
 
     `bus` None: the journal's, else `pci`. Returns the driver that holds it now. Raises RefusedError while another
-    process has it.
+    process has it, udev.DeviceNotFound for one that is gone: nothing of it is remembered then.
     """
     sysfs = sysfs or Sysfs()
     journal = Journal(run_dir)
     with shield(), DeviceLock(address, run_dir):
         entry = journal.read(address)
         bus = bus or (entry.bus if entry is not None else "pci")
-        check_free(sysfs, read_state(sysfs, address, bus))
+        check_free(sysfs, _state_or_forget(sysfs, journal, address, bus))
         if entry is not None:
             udev.rebind(sysfs, address, entry.driver, override=entry.override, bus=bus)
         else:
             _back_to_default(sysfs, address, bus)
         journal.remove(address)
         return udev.current_driver(sysfs, address, bus=bus)
+
+
+def _state_or_forget(sysfs: Sysfs, journal: Journal, address: str, bus: str) -> Entry:
+    """As `read_state`. What comes to the address of a device that is gone is another device, or begins anew."""
+    try:
+        return read_state(sysfs, address, bus)
+    except udev.DeviceNotFound:
+        journal.remove(address)
+        raise
 
 
 def _back_to_default(sysfs: Sysfs, address: str, bus: str) -> None:

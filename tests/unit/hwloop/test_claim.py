@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import errno
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +355,45 @@ def test_an_unbind_that_hangs_is_given_up_and_repaired_later(fake: FakeSysfs, ru
     as_before(fake, run_dir)
 
 
+def test_a_device_that_was_unplugged_is_given_back_without_a_word(fake: FakeSysfs, run_dir: Path) -> None:
+    claim = take(fake, run_dir)
+    fake.remove_pci(DISK)
+    claim.give_back()
+    assert list(run_dir.iterdir()) == [], "another device may come to this address"
+
+
+def test_the_entry_of_a_device_that_was_unplugged_is_told_once(fake: FakeSysfs, run_dir: Path) -> None:
+    crash(take(fake, run_dir))
+    fake.remove_pci(DISK)
+    assert isinstance(dict(restore_all(fake.sysfs, run_dir))[DISK], DeviceNotFound)
+    assert dict(restore_all(fake.sysfs, run_dir)) == {}
+
+
+def test_a_child_of_the_process_that_took_it_does_not_give_it_back(fake: FakeSysfs, run_dir: Path) -> None:
+    with take(fake, run_dir) as claim:
+        child = os.fork()
+        if not child:
+            try:
+                claim.give_back()
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        assert driver(fake) == "vfio-pci"
+        assert lock_holder(DISK, run_dir) == os.getpid()
+        assert Journal(run_dir).addresses() == [DISK]
+    as_before(fake, run_dir)
+
+
+def test_a_signal_while_it_is_given_back_comes_when_it_is(
+    fake: FakeSysfs, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = take(fake, run_dir)
+    monkeypatch.setattr(claim_module.atexit, "unregister", lambda _: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        claim.give_back()
+    as_before(fake, run_dir)
+
+
 def crash(claim: Claim) -> None:
     """As SIGKILL ends a process: its descriptors are closed, and nothing else happens."""
     atexit.unregister(claim.give_back)
@@ -452,7 +492,13 @@ def test_restore_all_goes_on_after_a_failure(fake: FakeSysfs, run_dir: Path) -> 
     outcomes = dict(restore_all(fake.sysfs, run_dir))
     assert outcomes[DISK] == "virtio-pci"
     assert isinstance(outcomes["0000:00:1f.0"], DeviceNotFound)
-    assert Journal(run_dir).addresses() == ["0000:00:1f.0"]
+
+
+def test_restore_keeps_the_entry_of_a_device_that_it_could_not_restore(fake: FakeSysfs, run_dir: Path) -> None:
+    crash(take(fake, run_dir))
+    fake.unbind_hangs = True
+    assert isinstance(dict(restore_all(fake.sysfs, run_dir))[DISK], BindTimeout)
+    assert Journal(run_dir).addresses() == [DISK]
 
 
 # --- UIO: no IOMMU, and a node of its own -----------------------------------------------------------------------------
