@@ -62,14 +62,25 @@ class DeviceError(HwloopError):
         self.section = section
 
 
+_REMEDIES = {
+    errno.EACCES: "run as root",
+    errno.EPERM: "run as root",
+    errno.ENOSPC: "make room in that file system",
+    errno.EMFILE: "raise the limit of open files: ulimit -n",
+}
+
+
 class SetupError(HwloopError):
     """The machine lacks something: a module, a permission, an IOMMU, memory that may be locked."""
 
     default_errno = errno.ENODEV
 
     @classmethod
-    def refused(cls, what: str, error: OSError, *, remedy: str = "run as root") -> Self:
-        """The system refused `what` we did (`cannot open /dev/vfio/vfio`); it keeps the errno."""
+    def refused(cls, what: str, error: OSError, *, remedy: str | None = None) -> Self:
+        """The system refused `what` we did (`cannot open /dev/vfio/vfio`); it keeps the errno. `remedy` None: what
+        helps against such an error wherever it comes from."""
+        if remedy is None:
+            remedy = _REMEDIES.get(error.errno or 0, "")
         return cls(f"{what}: {os.strerror(error.errno or 0)}", errno=error.errno, remedy=remedy)
 
 

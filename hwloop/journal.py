@@ -48,6 +48,7 @@ class Journal:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except OSError as error:
+            temporary.unlink(missing_ok=True)
             raise SetupError.refused(f"cannot write {path}", error) from error
 
     def read(self, address: str) -> Entry | None:

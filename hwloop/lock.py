@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from hwloop.errors import RefusedError, SetupError
@@ -60,6 +61,7 @@ class DeviceLock(Owner):
 
     def __init__(self, address: str, run_dir: Path = RUN_DIR) -> None:
         self._path = make_run_dir(run_dir) / f"{file_name(address)}.lock"
+        self._pid = os.getpid()
         self._fd = -1
         while self._fd < 0:
             self._fd = self._try(address)
@@ -70,25 +72,38 @@ class DeviceLock(Owner):
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise SetupError.refused(f"cannot open {self._path}", error) from error
+        with ExitStack() as stack:
+            stack.callback(os.close, fd)
+            try:
+                if not self._take(fd, address):
+                    return -1
+            except RefusedError:
+                raise
+            except OSError as error:
+                raise SetupError.refused(f"cannot lock {self._path}", error) from error
+            stack.pop_all()
+        return fd
+
+    def _take(self, fd: int, address: str) -> bool:
+        """Lock the file and write down who we are; False when it is not the file of that name any more."""
         if not _lock_soon(fd):
             pid = _read_pid(fd)
-            os.close(fd)
             raise RefusedError(
                 f"{address} is in use by another hwloop, process {pid} ({command_of(pid)})",
                 remedy="wait for it to end",
             )
         if not _is_same_file(fd, self._path):
-            os.close(fd)
-            return -1
+            return False
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        return fd
+        return True
 
     def close(self) -> None:
-        """Let others have the device; the file goes while we still hold it. Idempotent."""
+        """Let others have the device; the file goes while we still hold it. Idempotent. In a child of the process that
+        took the lock, only what the child has of it is closed."""
         if self._fd < 0:
             return
-        if _is_same_file(self._fd, self._path):
+        if self._pid == os.getpid() and _is_same_file(self._fd, self._path):
             self._path.unlink(missing_ok=True)
         os.close(self._fd)
         self._fd = -1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -112,3 +113,15 @@ def test_a_file_that_we_did_not_write_is_explained_and_never_followed(tmp_path: 
 def test_the_format_on_disk_stays_what_older_versions_wrote_when_there_was_one_bus(tmp_path: Path) -> None:
     (tmp_path / f"{DISK}.json").write_text(json.dumps(GOOD))
     assert Journal(tmp_path).read(DISK) == Entry(DISK, "virtio-pci", None, lasting=False, pid=1, bus="pci")
+
+
+def test_an_entry_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("hwloop.journal.os.fsync", full)
+    with pytest.raises(SetupError, match="No space left on device") as caught:
+        Journal(tmp_path).write(ENTRY)
+    assert caught.value.errno == errno.ENOSPC
+    assert "run as root" not in str(caught.value), "root cannot write to a full disk either"
+    assert list(tmp_path.iterdir()) == []

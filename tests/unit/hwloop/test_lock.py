@@ -138,7 +138,7 @@ def test_closing_twice_is_closing(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SetupError, match=r"cannot create .*run as root") as caught:
+    with pytest.raises(SetupError, match=r"cannot create .*: Not a directory$") as caught:
         DeviceLock(DISK, tmp_path / "file" / "run")
     assert caught.value.errno == errno.ENOTDIR
 
@@ -146,3 +146,36 @@ def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
 def test_a_name_with_a_slash_stays_in_the_folder(tmp_path: Path) -> None:
     with DeviceLock("../../etc/x", tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == [".._.._etc_x.lock"]
+
+
+def open_descriptors() -> set[str]:
+    folder = Path("/proc/self/fd")
+    return {os.readlink(link) for link in folder.iterdir() if link.exists()}
+
+
+@pytest.mark.parametrize("call", ["os.pwrite", "os.ftruncate", "fcntl.flock"])
+def test_a_lock_that_cannot_be_written_down_is_not_held(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(f"hwloop.lock.{call}", full)
+        with pytest.raises(SetupError, match="No space left") as caught:
+            DeviceLock(DISK, tmp_path)
+        assert caught.value.errno == errno.ENOSPC
+    assert not [name for name in open_descriptors() if str(tmp_path) in name]
+    DeviceLock(DISK, tmp_path).close()
+
+
+def test_a_child_of_the_holder_does_not_let_others_have_the_device(tmp_path: Path) -> None:
+    with DeviceLock(DISK, tmp_path) as lock:
+        child = os.fork()
+        if not child:
+            lock.close()
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert lock_holder(DISK, tmp_path) == os.getpid()
+        with pytest.raises(RefusedError):
+            DeviceLock(DISK, tmp_path)
