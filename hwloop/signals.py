@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 _POSTPONED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -46,13 +46,18 @@ def shield() -> Iterator[None]:
         yield
         return
     pending: list[int] = []
-    earlier = {signum: signal.signal(signum, lambda number, frame: pending.append(number)) for signum in _POSTPONED}
+    # All of them are looked up before any is replaced: a signal may end the steps between.
+    earlier = {signum: signal.getsignal(signum) for signum in _POSTPONED}
     try:
+        for signum in earlier:
+            signal.signal(signum, lambda number, frame: pending.append(number))
         yield
     finally:
-        for signum, handler in earlier.items():
-            # None: a handler that was not installed from Python, which only its owner can put back.
-            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+        with ExitStack() as steps:
+            # Each whatever the others raise: a handler that is back already may act before the next one is.
+            for signum, handler in earlier.items():
+                # None: a handler that was not installed from Python, which only its owner can put back.
+                steps.callback(signal.signal, signum, signal.SIG_DFL if handler is None else handler)
         # Also when the block failed: a Ctrl-C in it must not be forgotten over that.
         for number in pending:
             signal.raise_signal(number)

@@ -122,3 +122,40 @@ except Interrupted as ending:
         process.stdin.flush()
         assert process.stdout.readline() == b"unharmed\n"
         assert process.wait(10) == 143
+
+
+def test_a_signal_while_the_handlers_are_put_back_leaves_none_of_ours_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [signal.getsignal(signum) for signum in ALL]
+    install, calls = signal.signal, 0
+
+    def interrupted_install(signum: signal.Signals, handler: signal.Handlers) -> object:
+        nonlocal calls
+        calls += 1
+        earlier = install(signum, handler)
+        if calls == len(ALL) + 1:
+            signal.raise_signal(ALL[0])  # The first of the handlers is back, and acts.
+        return earlier
+
+    monkeypatch.setattr("hwloop.signals.signal.signal", interrupted_install)
+    with pytest.raises(Interrupted), shield():
+        pass
+    assert [signal.getsignal(signum) for signum in ALL] == before
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_signal_while_the_shield_goes_up_leaves_no_handler_behind(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [signal.getsignal(signum) for signum in ALL]
+    install, calls = signal.signal, 0
+
+    def interrupted_install(signum: signal.Signals, handler: signal.Handlers) -> object:
+        nonlocal calls
+        calls += 1
+        earlier = install(signum, handler)
+        if calls == step:
+            signal.raise_signal(ALL[-1])
+        return earlier
+
+    monkeypatch.setattr("hwloop.signals.signal.signal", interrupted_install)
+    with pytest.raises(Interrupted), shield():
+        pass
+    assert [signal.getsignal(signum) for signum in ALL] == before
