@@ -21,6 +21,7 @@ DOORS: Registry[Callable[[Target, Sysfs], Place]] = Registry(
         "qemu": "hwloop.door.qemu:find",
         "qtest": "hwloop.door.qtest:find",
         "svirtb": "hwloop.door.svirtb:find",
+        "vhost-user": "hwloop.door.vhost_user:find",
     },
 )
 

@@ -8,7 +8,7 @@ from hwloop.owner import Owner
 
 
 class Interrupt(Owner):
-    """One interrupt of one device. `kind` is `intx`, `msix` or `mmio`.
+    """One interrupt of one device. `kind` is `intx`, `msix`, `mmio` or `eventfd`.
 
     `needs_ack`: the device holds its line until its interrupt status was read (and, on MMIO, acknowledged), so the
     driver calls `Transport.ack_interrupt` before `rearm`.

@@ -13,6 +13,7 @@ TRANSPORTS: Registry[type[Transport]] = Registry(
         "mmio": "hwloop.transport.mmio:MmioTransport",
         "pci": "hwloop.transport.pci_modern:PciTransport",
         "pci-legacy": "hwloop.transport.pci_legacy:PciLegacyTransport",
+        "vhost-user": "hwloop.transport.vhost_user:VhostUserTransport",
     },
 )
 

@@ -39,6 +39,7 @@ STEPS = {
     "hwloop.signals": 1,
     "hwloop.hal": 2,
     "hwloop.qtest": 2,
+    "hwloop.vhost": 2,
     "hwloop.transport": 3,
     "hwloop.queue": 4,
     "hwloop.owning_queue": 4,
