@@ -11,9 +11,12 @@ HALS: Registry[type[Hal]] = Registry(
     {
         "devmem": "hwloop.hal.devmem:DevMemHal",
         "fake": "hwloop.hal.fake:FakeHal",
+        "iommufd": "hwloop.hal.iommufd:IommufdHal",
         "qtest": "hwloop.hal.qtest:QtestHal",
         "uio": "hwloop.hal.uio:UioHal",
         "vfio": "hwloop.hal.vfio:VfioHal",
+        "vfio-noiommu": "hwloop.hal.vfio_noiommu:VfioNoIommuHal",
+        "vhost": "hwloop.hal.vhost:VhostHal",
     },
 )
 

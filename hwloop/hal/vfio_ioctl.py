@@ -23,9 +23,14 @@ DEVICE_RESET = _BASE + 11
 IOMMU_GET_INFO = _BASE + 12
 IOMMU_MAP_DMA = _BASE + 13
 IOMMU_UNMAP_DMA = _BASE + 14
+# These three share their numbers with calls of another IOMMU's container (SPAPR), which go to another descriptor.
+DEVICE_BIND_IOMMUFD = _BASE + 18
+DEVICE_ATTACH_IOMMUFD_PT = _BASE + 19
+DEVICE_DETACH_IOMMUFD_PT = _BASE + 20
 
 API_VERSION = 0
 TYPE1V2_IOMMU = 3
+NOIOMMU_IOMMU = 8
 GROUP_FLAG_VIABLE = 1
 DEVICE_FLAG_RESET = 1
 REGION_FLAG_MMAP = 4
@@ -148,3 +153,21 @@ def map_dma(container: int, vaddr: int, iova: int, size: int, flags: int) -> Non
 
 def unmap_dma(container: int, iova: int, size: int) -> None:
     ioctl(container, IOMMU_UNMAP_DMA, bytearray(struct.pack("=IIQQ", 24, 0, iova, size)))
+
+
+def bind_iommufd(device: int, iommu: int) -> int:
+    """Put the device under an iommufd; only then does its descriptor answer. Returns the device's id there."""
+    data = bytearray(struct.pack("=IIiI", 16, 0, iommu, 0))
+    ioctl(device, DEVICE_BIND_IOMMUFD, data)
+    return int(struct.unpack("=IIiI", data)[3])
+
+
+def attach_space(device: int, space: int) -> None:
+    """Let the device see an address space of its iommufd."""
+    # A bytearray: the kernel writes the id of the page table back.
+    ioctl(device, DEVICE_ATTACH_IOMMUFD_PT, bytearray(struct.pack("=3I", 12, 0, space)))
+
+
+def detach_space(device: int) -> None:
+    """The opposite of `attach_space`: the device reaches no memory any more."""
+    ioctl(device, DEVICE_DETACH_IOMMUFD_PT, struct.pack("=2I", 8, 0))
