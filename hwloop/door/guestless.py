@@ -22,6 +22,8 @@ from pci import (
     AddressWindow,
     AddressWindows,
     BarInfo,
+    Cam,
+    CamAccess,
     DeviceFunction,
     HeaderType,
     PciError,
@@ -46,9 +48,10 @@ def reach(machine: Machine, mode: str | None = None, place: str | None = None) -
     transport: Transport
     with ExitStack() as stack:
         if machine.type.pci is not None:
-            hal = QtestHal(machine.qtest, machine.ram, _intx(machine.type.pci))
+            host = machine.type.pci
+            hal = QtestHal(machine.qtest, machine.ram, _intx(machine, host), ports_at=host.ports_at)
             stack.push(hal)
-            transport = _reach_function(machine, machine.type.pci, hal, mode, place)
+            transport = _reach_function(machine, host, hal, mode, place)
         else:
             assert machine.type.slots is not None
             address = find_slot(machine, machine.type.slots, place)
@@ -60,7 +63,10 @@ def reach(machine: Machine, mode: str | None = None, place: str | None = None) -
 
 
 def pci_root(machine: Machine) -> PciRoot:
-    """The PCI bus of a PC, through the two ports that every one has."""
+    """The PCI bus of a machine, through its configuration memory or the two ports that every PC has."""
+    ecam = machine.type.pci.ecam if machine.type.pci is not None else None
+    if ecam is not None:
+        return PciRoot(CamAccess(QtestMemory(machine.qtest, ecam.start, len(ecam)), Cam.Ecam))
     return PciRoot(PortAccess(QtestPorts(machine.qtest, CONFIG_PORT, _PORTS)))
 
 
@@ -122,8 +128,11 @@ def _windows(host: PciHost) -> AddressWindows:
     return AddressWindows(memory=memory, io=io)
 
 
-def _intx(host: PciHost) -> Wiring:
-    return Wiring("intx", lambda: host.controller, host.lines)
+def _intx(machine: Machine, host: PciHost) -> Wiring:
+    def find() -> str:
+        return host.controller if host.controller_has_name else machine.find_controller(host.controller, 0)
+
+    return Wiring("intx", find, host.lines)
 
 
 def _line(machine: Machine, slots: Slots, address: int) -> Wiring:

@@ -7,6 +7,8 @@ Its memory has to be a file that both can map, and nothing else may run in it:
         -qtest unix:/tmp/qtest.sock,server=on,wait=off -qtest-log none \\
         -drive if=none,id=d0,file=disk.img,format=raw -device virtio-blk-pci,drive=d0
 
+The machine `virt-pci` is QEMU's `-M virt,highmem=off`, with the device on its PCI bus.
+
 With `-S` the processor never starts; an entropy device then never answers, and needs firmware that halts instead.
 """
 

@@ -35,17 +35,20 @@ _MESSAGE = 1
 class QtestHal(BounceHal):
     """The HAL of one device. `client` and `ram` belong to the machine, and stay open when this is closed.
 
-    `wiring` says where the device's line goes; a PCI function is named with `use_function`, which brings its MSI-X
-    vectors.
+    `wiring` says where the device's line goes; `ports_at` where I/O ports are in memory, None where the processor has
+    its own. A PCI function is named with `use_function`, which brings its MSI-X vectors.
     """
 
     name = "qtest"
 
-    def __init__(self, client: QtestClient, ram: GuestRam, wiring: Wiring | None = None) -> None:
+    def __init__(
+        self, client: QtestClient, ram: GuestRam, wiring: Wiring | None = None, *, ports_at: int | None = None
+    ) -> None:
         super().__init__()
         self._client = client
         self._ram = ram
         self._wiring = wiring
+        self._ports_at = ports_at
         self._function: tuple[ConfigSpace, Mapping[int, BarInfo]] | None = None
         self._messages: Arena | None = None
         self._vectors: dict[int, MessageInterrupt] = {}
@@ -58,6 +61,8 @@ class QtestHal(BounceHal):
         return QtestMemory(self._client, paddr, size)
 
     def port_region(self, port: int, size: int) -> Region:
+        if self._ports_at is not None:
+            return QtestMemory(self._client, self._ports_at + port, size)
         return QtestPorts(self._client, port, size)
 
     def interrupt(self, vector: int | None = None) -> Interrupt | None:

@@ -6,6 +6,7 @@ import select
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from hwloop.deadline import Deadline
 from hwloop.errors import DeviceLost, HwloopError
@@ -86,8 +87,8 @@ class LineSocket(Owner):
 
     def wait(self, seconds: float) -> None:
         """Until something comes, and at most so long."""
-        if not self.lost:
-            poll = select.poll()
+        poll = select.poll()
+        with suppress(ValueError):  # closed: the next call says so
             poll.register(self._socket, select.POLLIN)
             poll.poll(max(0.0, seconds) * 1000)
 

@@ -40,20 +40,28 @@ class Slots:
 @dataclass(frozen=True)
 class PciHost:
     """A PCI host bridge that no firmware has set up: `memory` and `io` are the ranges that BARs may have. INTx arrives
-    at the inputs `lines` of the controller at this path of QEMU's tree of objects."""
+    at the inputs `lines` of the interrupt controller of the QOM type `controller`; `controller_has_name`: of that name.
+
+    Configuration space is at `ecam`, or None: behind the two I/O ports of a PC. I/O ports are memory from `ports_at`
+    on, or None: the processor's own.
+    """
 
     memory: range
     io: range
     controller: str
     lines: frozenset[int]
+    ecam: range | None = None
+    ports_at: int | None = None
+    controller_has_name: bool = True
 
 
 @dataclass(frozen=True)
 class MachineType:
-    """`program` of the Debian package `package`, with `options` behind `-M name`; RAM from `ram_base` on. A machine
-    has a PCI host or slots."""
+    """`program` of the Debian package `package`, with `options` behind `-M board`; RAM from `ram_base` on. A machine
+    has a PCI host or slots, or both and we use one of them."""
 
     name: str
+    board: str
     program: str
     package: str
     options: tuple[str, ...]
@@ -71,17 +79,25 @@ MACHINES = {
     machine.name: machine
     for machine in (
         MachineType(
-            "q35", *_X86, ("sata=off", "smbus=off"), (), _PC_FIRMWARE, 0,
+            "q35", "q35", *_X86, ("sata=off", "smbus=off"), (), _PC_FIRMWARE, 0,
             # Behind all RAM that we give it, and in front of the I/O APIC.
             pci=PciHost(range(0xE000_0000, 0xFE00_0000), range(0xC000, 0x1_0000), "ioapic", frozenset(range(16, 24))),
         ),
         MachineType(
-            "microvm", *_X86, (), (), _PC_FIRMWARE, 0,
+            "microvm", "microvm", *_X86, (), (), _PC_FIRMWARE, 0,
             slots=Slots(0xFEB0_0000, 0x200, 24, "ioapic", 1, 0),
         ),
         MachineType(
-            "virt", *_ARM, (), ("-cpu", "cortex-a57"), _ARM_HALT, 0x4000_0000,
+            "virt", "virt", *_ARM, (), ("-cpu", "cortex-a57"), _ARM_HALT, 0x4000_0000,
             slots=Slots(0x0A00_0000, 0x200, 32, "arm_gic", 0, 16),
+        ),
+        MachineType(
+            # With high memory, the place of configuration space would depend on how much memory there is.
+            "virt-pci", "virt", *_ARM, ("highmem=off",), ("-cpu", "cortex-a57"), _ARM_HALT, 0x4000_0000,
+            pci=PciHost(
+                range(0x1000_0000, 0x3EFF_0000), range(0x1000, 0x1_0000), "arm_gic", frozenset(range(3, 7)),
+                ecam=range(0x3F00_0000, 0x4000_0000), ports_at=0x3EFF_0000, controller_has_name=False,
+            ),
         ),
     )
 }  # fmt: skip

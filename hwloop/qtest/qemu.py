@@ -126,7 +126,7 @@ def _arguments(
     memory = f"memory-backend-file,id=ram0,size={ram},mem-path=/proc/self/fd/{ram_fd},share=on"
     return [
         "-nodefaults", "-no-user-config", "-display", "none",
-        "-M", ",".join((machine.name, "memory-backend=ram0", *machine.options)), "-accel", accel, *machine.arguments,
+        "-M", ",".join((machine.board, "memory-backend=ram0", *machine.options)), "-accel", accel, *machine.arguments,
         "-m", f"size={ram // (1 << 20)}M", "-object", memory,
         "-bios", f"/proc/self/fd/{firmware}",
         "-chardev", f"socket,id=qtest,fd={qtest}", "-object", "qtest,id=qtest0,chardev=qtest,log=none",

@@ -58,7 +58,7 @@ class QmpClient(Owner):
                     raise DeadlineExpired(f"QEMU's event {name}", seconds)
                 self._lines.wait(deadline.remaining())
                 for line in self._lines.arrived():
-                    self._keep_event(self._parse(line))
+                    self._take_other(self._parse(line))
 
     def disown(self) -> None:
         self._lock = threading.RLock()
@@ -69,10 +69,8 @@ class QmpClient(Owner):
         self._lines.close()
 
     def _get_ready(self) -> None:
+        """Leave the state in which QEMU takes no commands; the greeting comes in front of the answer."""
         if not self._ready:
-            greeting = self._receive(Deadline(self._lines.seconds), "QEMU's greeting")
-            if "QMP" not in greeting:
-                raise self._broken(json.dumps(greeting))
             self._execute("qmp_capabilities", {})
             self._ready = True
 
@@ -84,7 +82,7 @@ class QmpClient(Owner):
         while True:
             answer = self._receive(deadline, f"QEMU to do {command}")
             if answer.get("id") != self._number:
-                self._keep_event(answer)
+                self._take_other(answer)
             elif "error" in answer:
                 raise QmpError(command, answer["error"].get("class", ""), answer["error"].get("desc", ""))
             else:
@@ -93,9 +91,12 @@ class QmpClient(Owner):
     def _receive(self, deadline: Deadline, waited_for: str) -> dict[str, Any]:
         return self._parse(self._lines.receive(deadline, waited_for))
 
-    def _keep_event(self, answer: dict[str, Any]) -> None:
+    def _take_other(self, answer: dict[str, Any]) -> None:
+        """What is no answer of now: an event, the greeting, or an answer that comes late."""
         if "event" in answer:
             self.events.append(answer)
+        elif "QMP" not in answer and "id" not in answer:
+            raise self._broken(json.dumps(answer))
 
     def _parse(self, line: str) -> dict[str, Any]:
         try:

@@ -28,6 +28,8 @@ OPTIONS = {
     "qtest-virt-2": "machine=virt",
     "qtest-virt-packed": "machine=virt&packed=on",
     "qtest-virt-irq": "machine=virt&wait=irq",
+    "qtest-virt-pci": "machine=virt-pci",
+    "qtest-virt-pci-legacy": "machine=virt-pci&legacy=on",
 }
 """Door to the options of its target. `packed=on` offers RING_PACKED; a driver that does not accept it gets split
 rings all the same."""

@@ -20,7 +20,6 @@ from tests.qemu.conftest import CONTENT
 
 Boot = Callable[..., str]
 RAM_MIB = 64
-DISK = {"q35": "virtio-blk-pci", "microvm": "virtio-blk-device", "virt": "virtio-blk-device"}
 
 
 @pytest.fixture
@@ -30,17 +29,19 @@ def boot(tmp_path: Path, image: Path) -> Iterator[Boot]:
 
         def boot(name: str = "q35", *more: str) -> str:
             machine, qtest = MACHINES[name], tmp_path / "qtest"
+            board = ",".join([machine.board, "memory-backend=ram0", *machine.options])
+            disk = "virtio-blk-pci" if machine.pci else "virtio-blk-device"
             # QEMU makes the file, if it is not there, some time after it listens.
             with open(tmp_path / "ram", "wb") as file:
                 file.truncate(RAM_MIB << 20)
             ram = f"memory-backend-file,id=ram0,size={RAM_MIB}M,mem-path={tmp_path}/ram,share=on"
             process = subprocess.Popen(
                 [
-                    machine.program, "-M", f"{name},memory-backend=ram0", *machine.arguments, "-accel", "tcg", "-S",
+                    machine.program, "-M", board, *machine.arguments, "-accel", "tcg", "-S",
                     "-display", "none", "-nodefaults", "-m", f"{RAM_MIB}M", "-object", ram,
                     "-qtest", f"unix:{qtest},server=on,wait=off", "-qtest-log", "none",
                     "-qmp", f"unix:{tmp_path}/qmp,server=on,wait=off",
-                    "-drive", f"if=none,id=d0,file={image},format=raw", "-device", f"{DISK[name]},drive=d0", *more,
+                    "-drive", f"if=none,id=d0,file={image},format=raw", "-device", f"{disk},drive=d0", *more,
                 ],
                 stderr=subprocess.DEVNULL,
             )  # fmt: skip

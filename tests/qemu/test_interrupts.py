@@ -26,6 +26,8 @@ LINES = [
     {},
     {"legacy": "on"},
     {"transitional": "on", "mode": "legacy"},
+    {"machine": "virt-pci"},
+    {"machine": "virt-pci", "legacy": "on"},
     {"machine": "microvm"},
     {"machine": "microvm", "mmio_version": "1"},
     {"machine": "virt"},
@@ -80,8 +82,9 @@ def test_a_line_is_not_heard_while_the_device_is_asked_not_to_interrupt(start: S
         assert not line.wait(0.01)
 
 
-def test_each_queue_and_the_configuration_have_their_own_vectors(start: Start) -> None:
-    place, machine = start(num_queues="4")
+@pytest.mark.parametrize("name", ["q35", "virt-pci"])
+def test_each_queue_and_the_configuration_have_their_own_vectors(start: Start, name: str) -> None:
+    place, machine = start(num_queues="4", machine=name)
     with place.reach(machine) as opened:
         transport, hal = opened.transport, opened.hal
         lines = vectors_of(opened, 5)

@@ -165,7 +165,7 @@ def test_the_command_line_says_what_is_wrong_and_exits_with_2_or_6(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["read", "qemu:disk.img?machine=pc", "0", "512"]) == 2
-    assert "choose one of: q35, microvm, virt" in capsys.readouterr().err
+    assert "choose one of: q35, microvm, virt, virt-pci" in capsys.readouterr().err
     assert run(["read", f"qemu:{tmp_path}/none.img", "0", "512"]) == 6
     assert "truncate -s 16M" in capsys.readouterr().err
 

@@ -123,6 +123,13 @@ def test_registers_and_ports_are_where_they_were_asked_for(paper: Paper) -> None
     assert paper.peer.lines == ["writel 0xfeb00070 0x1", "outb 0xc012 0x1"]
 
 
+def test_ports_of_a_machine_whose_processor_has_none_are_memory(paper: Paper) -> None:
+    with QtestHal(paper.client, paper.ram, ports_at=0x3EFF_0000) as hal:
+        hal.port_region(0x1000, 0x20).write16(0x10, 1)
+    paper.client.settle()
+    assert paper.peer.lines == ["writew 0x3eff1010 0x1"]
+
+
 # --- Interrupts -------------------------------------------------------------------------------------------------------
 
 

@@ -115,10 +115,26 @@ def test_no_answer_has_a_deadline(connect: Connect) -> None:
     assert time.monotonic() - before < 2
 
 
-def test_no_greeting_has_a_deadline(connect: Connect) -> None:
-    client, _ = connect(greeting=b"")
-    with pytest.raises(DeadlineExpired, match="QEMU's greeting"):
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_client_that_was_interrupted_while_it_got_ready_gets_ready_again(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """After it took the greeting, or the answer behind that."""
+    client, _ = connect()
+    usual, taken = client._lines._take_line, []
+
+    def interrupted() -> str | None:
+        text = usual()
+        taken.extend([text] if text is not None else [])
+        if len(taken) == after:
+            raise KeyboardInterrupt
+        return text
+
+    monkeypatch.setattr(client._lines, "_take_line", interrupted)
+    with pytest.raises(KeyboardInterrupt):
         client.execute("anything")
+    monkeypatch.undo()
+    assert client.execute("anything", value=5) == {"value": 5}
 
 
 def test_hanging_up_is_a_lost_device(connect: Connect) -> None:
