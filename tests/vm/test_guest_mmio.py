@@ -9,8 +9,7 @@ import pytest
 from tests.guest.disks import DISKS
 from tests.vm.guest import MIB, image, run_in_guest
 
-
-# What is particular to such nodes runs once on each machine, with the version that the other one has there.
+# What is particular to such nodes runs once on each machine, so that each version is among them.
 PARTICULAR = [("microvm", 2), ("virt", 1)]
 
 
