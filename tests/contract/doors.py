@@ -20,6 +20,7 @@ from tests.contract.door import Door, Wants
 from tests.contract.machines import MACHINES, WITH_LEGACY
 from tests.contract.qtest_doors import QTEST_DOORS
 from tests.contract.svirtb_doors import SvirtbDoor, TrappedDoor
+from tests.contract.vhost_doors import STORAGE_DAEMON_DOORS, VHOST_DOORS
 
 REQUEST_SECONDS = 0.1
 
@@ -72,11 +73,13 @@ class FakeDoor(Door):
 DOORS: dict[str, Callable[[], Door]] = {
     **{name: partial(FakeDoor, name) for name in MACHINES},
     **QTEST_DOORS,
+    **VHOST_DOORS,
+    **STORAGE_DAEMON_DOORS,
     "svirtb": SvirtbDoor,
     "svirtb-trapped": TrappedDoor,
 }
 
-STARTS_QEMU = {*QTEST_DOORS, "svirtb-trapped"}
+STARTS_QEMU = {*QTEST_DOORS, *STORAGE_DAEMON_DOORS, "svirtb-trapped"}
 """Doors whose tests are deselected with -m 'not qemu'."""
 
 for _name, _door in DOORS.items():

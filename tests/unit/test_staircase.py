@@ -41,6 +41,7 @@ STEPS = {
     "hwloop.qtest": 2,
     "hwloop.vhost": 2,
     "hwloop.transport": 3,
+    "hwloop.vhost.fake_backend": 3,
     "hwloop.queue": 4,
     "hwloop.owning_queue": 4,
     "hwloop.filter": 4,
