@@ -37,8 +37,9 @@ class Claim(Owner):
     """The device at `address`, bound to `driver` and held against other processes until `give_back()`.
 
     `driver` None binds it to nothing and keeps it so: for registers that are reached through /dev/mem. `bus` is `pci`
-    or `platform`. Raises RefusedError (exit code 3) for a disk in use or a device that another process holds,
-    SetupError for what the machine lacks; nothing has changed then.
+    or `platform`. With vfio-pci an IOMMU has to confine the device, unless `confined` is False: then none may, and
+    VFIO's unsafe mode for that has to be on. Raises RefusedError (exit code 3) for a disk in use or a device that
+    another process holds, SetupError for what the machine lacks; nothing has changed then.
     """
 
     def __init__(
@@ -49,10 +50,12 @@ class Claim(Owner):
         run_dir: Path = RUN_DIR,
         *,
         bus: str = "pci",
+        confined: bool = True,
     ) -> None:
         self.address = address
         self.driver = driver
         self.bus = bus
+        self.confined = confined
         self._sysfs = sysfs or Sysfs()
         self._journal = Journal(run_dir)
         self._active = False
@@ -67,9 +70,12 @@ class Claim(Owner):
         check_free(self._sysfs, now)
         with held_exclusively(self._sysfs, self.address, bus=self.bus):
             if self.driver == VFIO_DRIVER:
-                check_group(self._sysfs, udev.read_pci(self._sysfs, self.address))
+                check = check_group if self.confined else check_no_group
+                check(self._sysfs, udev.read_pci(self._sysfs, self.address))
             if self.driver is not None:
                 prepare_driver(self._sysfs, self.driver, bus=self.bus)
+            if not self.confined:
+                check_noiommu_mode(self._sysfs, self.address)
             self._before = self._note(now)
             # As it shall be already, and to stay so: then there is nothing to put back.
             self._unchanged = (self.driver, now.override) == (self._before.driver, self._before.override)
@@ -100,8 +106,7 @@ class Claim(Owner):
 
     def _wait_for_node(self) -> None:
         if self.driver == VFIO_DRIVER:
-            group = udev.read_pci(self._sysfs, self.address).iommu_group
-            udev.wait_for_node(self._sysfs.dev / "vfio" / str(group), _NODE_SECONDS)
+            udev.wait_for_vfio(self._sysfs, self.address, _NODE_SECONDS)
         elif self.driver == UIO_DRIVER:
             udev.wait_for_uio(self._sysfs, self.address, _NODE_SECONDS)
 
@@ -203,7 +208,7 @@ def _in_use(address: str, reasons: list[str]) -> RefusedError:
 
 def group_fault(sysfs: Sysfs, device: PciDevice) -> str:
     """Why VFIO cannot have the device's IOMMU group, or "" when it can."""
-    if device.iommu_group is None:
+    if device.iommu_group is None or udev.is_noiommu_group(sysfs, device.iommu_group):
         return f"{device.address} has no IOMMU group"
     in_the_way = {
         name: driver
@@ -222,17 +227,42 @@ def check_group(sysfs: Sysfs, device: PciDevice) -> None:
     fault = group_fault(sysfs, device)
     if not fault:
         return
-    if device.iommu_group is None:
+    if device.iommu_group is None or udev.is_noiommu_group(sysfs, device.iommu_group):
         remedy = "turn the IOMMU on: intel_iommu=on or amd_iommu=on on the kernel's command line, and in the firmware"
     else:
         remedy = "unbind those devices first (hwloop unbind ADDRESS), or put this one behind another slot"
     raise SetupError(fault, remedy=remedy)
 
 
+def check_no_group(sysfs: Sysfs, device: PciDevice) -> None:
+    """Raises SetupError for a device that has an IOMMU: VFIO would use that, and no other way (Linux,
+    vfio_group_find_or_alloc)."""
+    if device.iommu_group is not None and not udev.is_noiommu_group(sysfs, device.iommu_group):
+        raise SetupError(
+            f"{device.address} is in IOMMU group {device.iommu_group}, so VFIO does not hand it out without one",
+            remedy="use hal=vfio",
+        )
+
+
+def check_noiommu_mode(sysfs: Sysfs, address: str) -> None:
+    """Raises SetupError unless VFIO hands out devices that no IOMMU confines. hwloop never turns that on by itself."""
+    mode = udev.noiommu_mode(sysfs)
+    if mode is None:
+        raise SetupError(
+            f"this kernel's VFIO has no mode for {address} without an IOMMU (CONFIG_VFIO_NOIOMMU)", remedy="use hal=uio"
+        )
+    if not mode:
+        raise SetupError(
+            f"VFIO does not hand out {address} without an IOMMU: its unsafe mode is off",
+            errno=errno.EPERM,
+            remedy=f"use hal=uio, or: {udev.ENABLE_NOIOMMU_MODE}",
+        )
+
+
 def translates(sysfs: Sysfs, device: PciDevice) -> bool:
     """Whether an IOMMU stands between the function and memory, and is not set to let addresses through as they are
     (Linux Documentation/ABI/testing/sysfs-kernel-iommu_groups)."""
-    if device.iommu_group is None:
+    if device.iommu_group is None or udev.is_noiommu_group(sysfs, device.iommu_group):
         return False
     kind = sysfs.read_optional(sysfs.root / "kernel/iommu_groups" / str(device.iommu_group) / "type")
     return kind != "identity"

@@ -32,8 +32,10 @@ from udev.pci import OVERRIDE_BUSY, PciDevice, list_pci, read_override, read_pci
 from udev.platform import MmioNode, list_mmio, mmio_node_of_block, read_mmio
 from udev.sysfs import Sysfs, is_pci_address
 from udev.uio import processes_with, uio_node, wait_for_uio
+from udev.vfio import ENABLE_NOIOMMU_MODE, is_noiommu_group, noiommu_mode, vfio_group_node, vfio_node, wait_for_vfio
 
 __all__ = [
+    "ENABLE_NOIOMMU_MODE",
     "OVERRIDE_BUSY",
     "BindError",
     "BindTimeout",
@@ -54,12 +56,14 @@ __all__ = [
     "driver_exists",
     "iommu_group_devices",
     "iommu_group_drivers",
+    "is_noiommu_group",
     "is_pci_address",
     "list_mmio",
     "list_pci",
     "list_ram",
     "load_module",
     "mmio_node_of_block",
+    "noiommu_mode",
     "pci_address_of_block",
     "processes_with",
     "read_block",
@@ -70,8 +74,11 @@ __all__ = [
     "set_override",
     "uio_node",
     "unbind",
+    "vfio_group_node",
+    "vfio_node",
     "wait_for_node",
     "wait_for_uio",
+    "wait_for_vfio",
     "wait_until",
     "who_holds",
 ]

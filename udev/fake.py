@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from udev import vfio as udev_vfio
 from udev.errors import BindTimeout
 from udev.sysfs import Sysfs
 
@@ -64,6 +65,7 @@ class FakeSysfs:
       stays locked, with its driver link gone and its disk still there, until `release()`.
     - `override_lost`: driver_override takes every value and keeps none, as when a udev rule resets it.
     - `stolen_by`: the name of a driver that takes any device that is probed, as a udev rule might.
+    - `vfio_nodes`: VFIO makes a node for each device too, as a kernel with iommufd does.
 
     `writes` lists every write that succeeded or failed: (path below the root, text).
     """
@@ -74,11 +76,12 @@ class FakeSysfs:
         self.unbind_hangs = False
         self.override_lost = False
         self.stolen_by: str | None = None
+        self.vfio_nodes = False
         self.writes: list[tuple[str, str]] = []
         self.sysfs: Sysfs = _KernelSysfs(self)
         self._devices: dict[tuple[str, str], _Device] = {}
         self._stuck: set[str] = set()
-        self._block_count = self._uio_count = self._virtio_count = 0
+        self._block_count = self._uio_count = self._virtio_count = self._vfio_count = 0
         self._make_skeleton()
 
     # Building
@@ -246,6 +249,15 @@ class FakeSysfs:
         """Set the kernel's command line."""
         (self.proc / "cmdline").write_text(f"{text}\n")
 
+    def add_iommufd(self) -> None:
+        """Be a kernel with iommufd, whose VFIO makes nodes for devices."""
+        self.vfio_nodes = True
+        _link_to_null(self.dev / "iommu")
+
+    def set_noiommu_mode(self, value: str) -> None:
+        """Be a kernel whose VFIO can hand out functions without an IOMMU: does so (`Y`), or not now (`N`)."""
+        _write_all(self.root / "module/vfio/parameters", {"enable_unsafe_noiommu_mode": f"{value}\n"})
+
     def number_of(self, block: str) -> tuple[int, int]:
         """The device number of a disk or partition."""
         major, minor = (self.root / "class/block" / block / "dev").read_text().split(":")
@@ -367,13 +379,34 @@ class FakeSysfs:
     def _make_user_node(self, device: _Device, driver: str) -> None:
         # The nodes lead to /dev/null: a character device that anybody may open.
         if driver == "vfio-pci":
-            if device.group is not None:
-                device.made.append(_link_to_null(self.dev / "vfio" / str(device.group)))
+            self._make_vfio_nodes(device)
             return
         name = f"uio{self._uio_count}"
         self._uio_count += 1
         _write_all(device.path / "uio" / name, {"name": "uio_pci_generic\n"})
         device.made += [device.path / "uio", _link_to_null(self.dev / name)]
+
+    def _make_vfio_nodes(self, device: _Device) -> None:
+        if device.group is not None:
+            device.made.append(_link_to_null(self.dev / "vfio" / str(device.group)))
+        elif udev_vfio.noiommu_mode(self.sysfs):
+            self._make_noiommu_group(device)
+        name = f"vfio{self._vfio_count}"
+        self._vfio_count += 1
+        # The folder is there in any case; the number of a device node only where there is one.
+        _write_all(device.path / "vfio-dev" / name, {"dev": "511:0\n"} if self.vfio_nodes else {"uevent": ""})
+        device.made.append(device.path / "vfio-dev")
+        if self.vfio_nodes:
+            device.made.append(_link_to_null(self.dev / "vfio/devices" / name))
+
+    def _make_noiommu_group(self, device: _Device) -> None:
+        number = len(list((self.root / "kernel/iommu_groups").iterdir()))
+        group = self.root / "kernel/iommu_groups" / str(number)
+        _write_all(group, {"name": "vfio-noiommu\n", "type": "unknown\n"})
+        _link(device.path / "iommu_group", group)
+        _link(group / "devices" / device.name, device.path)
+        node = _link_to_null(self.dev / "vfio" / f"noiommu-{number}")
+        device.made += [group, device.path / "iommu_group", node]
 
     # Details of the tree
 

@@ -25,7 +25,9 @@ def open_container(dev: str) -> int:
 def open_group(path: str, name: str) -> int:
     """The descriptor of a group, which one process has at a time. Raises SetupError, AlreadyUsed."""
     try:
-        return open_node(path, missing="bind the device to vfio-pci first")
+        return open_node(
+            path, missing="bind the device to vfio-pci first; a kernel without groups of VFIO needs hal=iommufd"
+        )
     except SetupError as error:
         if error.errno != errno.EBUSY:
             raise

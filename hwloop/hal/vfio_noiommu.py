@@ -9,6 +9,7 @@ not have it: this is tested on a model of the kernel's calls, and has not met a 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -18,14 +19,14 @@ from hwloop.hal import vfio_ioctl as vfio
 from hwloop.hal.physical import PhysicalHal
 from hwloop.hal.vfio_function import VfioFunction
 from hwloop.hal.vfio_group import open_container, open_device, open_group
+from udev import ENABLE_NOIOMMU_MODE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pci import BarInfo
 
-ENABLE_MODE = "echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
-"""The command that lets VFIO hand out functions which no IOMMU confines. hwloop never does that by itself."""
+log = logging.getLogger("hwloop.hal")
 
 
 class VfioNoIommuHal(VfioFunction, PhysicalHal):
@@ -50,6 +51,7 @@ class VfioNoIommuHal(VfioFunction, PhysicalHal):
             _join(group_fd, container, address)
             self._device = open_device(group_fd, address)
             stack.callback(os.close, self._device)
+            log.warning("no IOMMU confines %s: it can read and write all memory of this machine", address)
             self._resources = stack.pop_all()
 
 
@@ -59,7 +61,7 @@ def _check_mode(container: int) -> None:
         raise SetupError(
             "VFIO hands out nothing without an IOMMU: its unsafe mode is off, or this kernel has none",
             errno=errno.EOPNOTSUPP,
-            remedy=f"use hal=uio, or: {ENABLE_MODE}",
+            remedy=f"use hal=uio, or: {ENABLE_NOIOMMU_MODE}",
         )
 
 

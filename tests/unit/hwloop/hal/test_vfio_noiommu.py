@@ -100,6 +100,13 @@ def test_the_device_is_reached_through_a_group_of_its_own_and_left_in_the_opposi
     assert kernel.steps[-1] == "close vfio", "closing twice is closing"
 
 
+def test_it_warns_of_what_the_device_can_do(
+    kernel: Kernel, pagemap: PaperPagemap, caplog: pytest.LogCaptureFixture
+) -> None:
+    with kernel.hal():
+        assert caplog.messages == [f"no IOMMU confines {DISK}: it can read and write all memory of this machine"]
+
+
 def test_device_addresses_are_physical_ones(kernel: Kernel, pagemap: PaperPagemap) -> None:
     with kernel.hal() as hal:
         first, vaddr = hal.dma_alloc(1, BufferDirection.DriverToDevice)
