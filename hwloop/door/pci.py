@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import cast
 
 import udev
@@ -13,8 +14,11 @@ from hwloop.claim import UIO_DRIVER, VFIO_DRIVER, Claim, group_fault, translates
 from hwloop.device import Device, Driver
 from hwloop.door.base import KernelPlace, Opened, check_options
 from hwloop.errors import SetupError, Unsupported
+from hwloop.hal.iommufd import IOMMU_NODE, IommufdHal
 from hwloop.hal.uio import UioHal
 from hwloop.hal.vfio import VfioHal
+from hwloop.hal.vfio_function import ConfinedFunction
+from hwloop.hal.vfio_noiommu import VfioNoIommuHal
 from hwloop.signals import shield
 from hwloop.spec import DeviceType, Feature, device_type_of_pci_id, is_transitional_pci_id, is_virtio_pci_id
 from hwloop.target import Target
@@ -24,15 +28,18 @@ from hwloop.transport.pci_modern import PciTransport
 from pci import BarInfo, CapabilityError, ConfigAccessError, ConfigSpace, IoBar, SysfsConfigAccess, parse_resource_file
 from udev import PciDevice, Sysfs
 
-OPTIONS = {"hal": ("vfio", "uio"), "mode": ("modern", "legacy"), "wait": ("poll", "irq")}
+OPTIONS = {"hal": ("vfio", "uio", "iommufd", "vfio-noiommu"), "mode": ("modern", "legacy"), "wait": ("poll", "irq")}
 
-_DRIVERS = {"vfio": VFIO_DRIVER, "uio": UIO_DRIVER}
+PciHal = VfioHal | IommufdHal | VfioNoIommuHal | UioHal
+
+_DRIVERS = {"vfio": VFIO_DRIVER, "iommufd": VFIO_DRIVER, "vfio-noiommu": VFIO_DRIVER, "uio": UIO_DRIVER}
+_CONFINING = ("vfio", "iommufd")
 _LEGACY_BAR = 0
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How a function is reached: `hal` is `vfio` or `uio`, `mode` is `modern` or `legacy`; `why` these."""
+    """How a function is reached: `hal` is a name of `OPTIONS`, `mode` is `modern` or `legacy`; `why` these."""
 
     hal: str
     mode: str
@@ -57,7 +64,8 @@ class PciPlace(KernelPlace):
     def choice(self) -> Choice:
         """Which way this is reached, and why. Reads configuration space, changes nothing.
 
-        Raises Unsupported for a mode that the function does not have.
+        Whether a kernel with iommufd gives out functions through it shows only when vfio-pci holds one: where it does
+        not, `open_transport` takes VFIO's groups. Raises Unsupported for a mode that the function does not have.
         """
         hal, why_hal = _choose_hal(self._sysfs, self.device, self.target.options.get("hal"))
         mode, why_mode = self._choose_mode(self.target.options.get("mode"))
@@ -67,13 +75,15 @@ class PciPlace(KernelPlace):
         choice = self.choice
         with ExitStack() as stack:
             with shield():
-                claim = Claim(self.address, _DRIVERS[choice.hal], sysfs=self._sysfs)
+                confined = choice.hal != "vfio-noiommu"
+                claim = Claim(self.address, _DRIVERS[choice.hal], sysfs=self._sysfs, confined=confined)
                 stack.callback(claim.give_back)
+                choice = self._confirm(choice)
                 bars = parse_resource_file(self.device.resource)
                 hal = self._make_hal(choice.hal, bars)
                 stack.enter_context(hal)
                 transport = stack.enter_context(_make_transport(choice.mode, hal, bars))
-                self._settle_addresses(hal, transport.read_device_features())
+                self._settle_addresses(choice.hal, hal, transport.read_device_features())
             # A signal that came meanwhile was raised at the end of the shield, and `stack` has given everything back.
             return Opened(transport, hal, stack.pop_all(), choice.why)
 
@@ -87,22 +97,36 @@ class PciPlace(KernelPlace):
             stack.pop_all()
         return device
 
-    def _make_hal(self, name: str, bars: Mapping[int, BarInfo]) -> VfioHal | UioHal:
+    def _confirm(self, choice: Choice) -> Choice:
+        """The choice, now that the function is bound. Raises SetupError where what was asked for is not there."""
+        if choice.hal != "iommufd" or udev.vfio_node(self._sysfs, self.address) is not None:
+            return choice
+        fault = f"the kernel gives {self.address} no device node of its own, which iommufd needs"
+        if "hal" in self.target.options:
+            raise SetupError(fault, remedy="use hal=vfio")
+        return replace(choice, hal="vfio", why=f"{choice.why}; {fault}")
+
+    def _make_hal(self, name: str, bars: Mapping[int, BarInfo]) -> PciHal:
         if name == "uio":
             return UioHal(self.address, bars, self._sysfs)
-        # A function without a group was refused by the claim.
-        return VfioHal(self.address, cast(int, self.device.iommu_group), bars, str(self._sysfs.dev))
+        dev = str(self._sysfs.dev)
+        if name == "iommufd":
+            return IommufdHal(self.address, cast(Path, udev.vfio_node(self._sysfs, self.address)), bars, dev)
+        # Read again: without an IOMMU the group began when the function was bound. The claim refused one without.
+        group = cast(int, udev.read_pci(self._sysfs, self.address).iommu_group)
+        kind = VfioNoIommuHal if name == "vfio-noiommu" else VfioHal
+        return kind(self.address, group, bars, dev)
 
-    def _settle_addresses(self, hal: VfioHal | UioHal, features: int) -> None:
+    def _settle_addresses(self, name: str, hal: PciHal, features: int) -> None:
         """See to it that the addresses which the device will be given are the ones that it uses.
 
         Without ACCESS_PLATFORM it may go past the IOMMU, as QEMU's do (VIRTIO 1.4, 6.1): then only physical addresses
         are right. With it, physical addresses are wrong where the IOMMU translates. Raises SetupError.
         """
         through_iommu = bool(features & Feature.ACCESS_PLATFORM)
-        if self.choice.hal == "vfio":
+        if name in _CONFINING:
             if not through_iommu:
-                cast(VfioHal, hal).use_physical_addresses()
+                cast(ConfinedFunction, hal).use_physical_addresses()
         elif through_iommu and translates(self._sysfs, self.device):
             raise SetupError(
                 f"{self.address} reaches memory through IOMMU group {self.device.iommu_group}, and UIO can map nothing "
@@ -147,17 +171,22 @@ class PciPlace(KernelPlace):
 
 
 def _choose_hal(sysfs: Sysfs, device: PciDevice, wanted: str | None) -> tuple[str, str]:
-    """The safest that works here: VFIO confines the device to its memory, UIO does not."""
+    """The safest that works here: VFIO confines the device to its memory, UIO does not. Of the two ways to an IOMMU the
+    newer one; VFIO without an IOMMU only on demand."""
     if wanted is not None:
-        return wanted, f"hal={wanted} was asked for"
+        danger = ", and nothing confines it" if wanted == "vfio-noiommu" else ""
+        return wanted, f"hal={wanted} was asked for{danger}"
     fault = group_fault(sysfs, device)
     if not fault:
-        return "vfio", f"IOMMU group {device.iommu_group} confines it"
+        confined = f"IOMMU group {device.iommu_group} confines it"
+        if (sysfs.dev / IOMMU_NODE).exists():
+            return "iommufd", f"{confined}, and the kernel has iommufd"
+        return "vfio", confined
     # With a group that VFIO cannot have, but which translates, physical addresses would be wrong: VFIO says what to do.
     return ("vfio" if translates(sysfs, device) else "uio"), fault
 
 
-def _make_transport(mode: str, hal: VfioHal | UioHal, bars: Mapping[int, BarInfo]) -> Transport:
+def _make_transport(mode: str, hal: PciHal, bars: Mapping[int, BarInfo]) -> Transport:
     config = ConfigSpace(hal.config_access())
     if mode == "modern":
         return PciTransport(hal, config, bars)

@@ -34,7 +34,14 @@ def resource_file() -> str:
 class Machine:
     """`disk` is the device; `sysfs` the tree; `hals` every Hal that was made, the newest last."""
 
-    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int = 1 << 20, **shape: Any) -> None:
+    def __init__(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        size: int = 1 << 20,
+        iommu_group: int | None = 7,
+        **shape: Any,
+    ) -> None:
         self.disk = FakeBlk(FakeHal(), size, **shape)
         self.function = FakePciFunction(self.disk)
         self.tree = FakeSysfs(tmp_path / "machine")
@@ -43,7 +50,7 @@ class Machine:
         self.tree.add_driver("vfio-pci")
         config = bytes(self.function.config.data)
         self.tree.add_pci(
-            DISK, 0x1AF4, 0x1042, driver="virtio-pci", iommu_group=7, block="vda", block_size=size,
+            DISK, 0x1AF4, 0x1042, driver="virtio-pci", iommu_group=iommu_group, block="vda", block_size=size,
             resource=resource_file(), config=config,
         )  # fmt: skip
         self._join(monkeypatch)

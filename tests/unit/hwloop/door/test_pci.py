@@ -18,7 +18,7 @@ from hwloop.spec import BlkFeature, Feature
 from hwloop.transport.pci_capability import CfgType
 from pci import BarInfo
 from tests.unit.hwloop.machine import DISK, Machine, NewMachine, VfioOnPaper
-from udev import Sysfs
+from udev import Sysfs, bind_device, read_pci
 from udev.fake import FakeSysfs
 
 IO, MEMORY = "0xc000 0xc07f 0x40101\n", "0xfe000000 0xfe003fff 0x14220c\n"
@@ -92,6 +92,58 @@ def test_a_group_that_vfio_cannot_have_is_left_for_uio_only_where_nothing_transl
     assert choice.why == f"IOMMU group 7 of {DISK} also holds 0000:00:05.1 (e1000)"
     (record,) = virtio_functions(tree.sysfs)
     assert record.can_take == (hal == "uio")
+
+
+def test_iommufd_is_chosen_where_the_kernel_has_it(tree: FakeSysfs) -> None:
+    tree.add_iommufd()
+    modern_disk(tree, iommu_group=7)
+    why = "IOMMU group 7 confines it, and the kernel has iommufd"
+    assert place(tree).choice == Choice("iommufd", "modern", why)
+    assert tree.writes == []
+
+
+def test_a_function_without_a_group_goes_past_iommufd(tree: FakeSysfs) -> None:
+    tree.add_iommufd()
+    modern_disk(tree)
+    assert place(tree).choice.hal == "uio"
+
+
+def test_a_function_that_vfio_holds_without_an_iommu_is_no_confined_one(tree: FakeSysfs) -> None:
+    tree.set_noiommu_mode("Y")
+    tree.add_driver("vfio-pci")
+    modern_disk(tree)
+    bind_device(tree.sysfs, DISK, "vfio-pci")
+    assert place(tree).choice == Choice("uio", "modern", f"{DISK} has no IOMMU group")
+    with pytest.raises(SetupError, match="has no IOMMU group; turn the IOMMU on"):
+        place(tree, "?hal=vfio").open_transport()
+
+
+def test_vfio_without_an_iommu_is_taken_on_demand_only_and_says_what_that_means(tree: FakeSysfs) -> None:
+    tree.set_noiommu_mode("Y")
+    modern_disk(tree)
+    assert place(tree).choice.hal == "uio"
+    choice = place(tree, "?hal=vfio-noiommu").choice
+    assert choice == Choice("vfio-noiommu", "modern", "hal=vfio-noiommu was asked for, and nothing confines it")
+
+
+@pytest.mark.parametrize(
+    ("mode", "group", "words"),
+    [
+        (None, None, r"no mode for .* without an IOMMU \(CONFIG_VFIO_NOIOMMU\); use hal=uio"),
+        ("N", None, "its unsafe mode is off; use hal=uio, or: echo 1 > .*enable_unsafe_noiommu_mode"),
+        ("Y", 7, "is in IOMMU group 7, so VFIO does not hand it out without one; use hal=vfio"),
+    ],
+)
+def test_vfio_without_an_iommu_is_refused_before_anything_is_touched(
+    tree: FakeSysfs, mode: str | None, group: int | None, words: str
+) -> None:
+    if mode is not None:
+        tree.set_noiommu_mode(mode)
+    tree.add_driver("vfio-pci")
+    modern_disk(tree, iommu_group=group)
+    with pytest.raises(SetupError, match=words):
+        place(tree, "?hal=vfio-noiommu").open_transport()
+    assert tree.writes == []
 
 
 @pytest.mark.parametrize("hal", ["vfio", "uio"])
@@ -174,7 +226,7 @@ def test_choosing_changes_nothing(tree: FakeSysfs) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("?hal=magic", "option hal cannot be 'magic'; choose one of: vfio, uio"),
+        ("?hal=magic", "option hal cannot be 'magic'; choose one of: vfio, uio, iommufd, vfio-noiommu"),
         ("?mode=old", "option mode cannot be 'old'; choose one of: modern, legacy"),
         ("?wait=long", "option wait cannot be 'long'; choose one of: poll, irq"),
         ("?speed=1", "no option is called 'speed'; there is: hal, mode, wait"),
@@ -210,8 +262,8 @@ def on_paper(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> list[OnPaper]
         return hal
 
     machine.tree.add_driver("uio_pci_generic")
-    monkeypatch.setattr(pci_door, "VfioHal", new)
-    monkeypatch.setattr(pci_door, "UioHal", new)
+    for name in ("VfioHal", "UioHal", "IommufdHal", "VfioNoIommuHal"):
+        monkeypatch.setattr(pci_door, name, new)
     return made
 
 
@@ -284,3 +336,63 @@ def test_the_hal_gets_the_bars_of_the_function_and_the_tree_it_was_found_in(
     with way:
         assert way.why == "hal=uio was asked for"
     assert machine.given_back()
+
+
+# --- iommufd, and VFIO without an IOMMU -------------------------------------------------------------------------------
+
+
+def test_a_function_is_opened_by_its_own_node_where_the_kernel_has_iommufd(
+    new_machine: NewMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = new_machine(features=Feature.VERSION_1)
+    machine.tree.add_iommufd()
+    hals = on_paper(machine, monkeypatch)
+    inner = pci_door.IommufdHal
+
+    def new(address: str, node: Path, bars: Mapping[int, BarInfo], dev: str) -> Any:
+        assert (address, node) == (DISK, machine.tree.dev / "vfio/devices/vfio0")
+        assert (bars, dev) == (machine.function.bars, str(machine.tree.dev))
+        return inner(address, node, bars, dev)
+
+    monkeypatch.setattr(pci_door, "IommufdHal", new)
+    with session.find(DISK).open_transport() as way:
+        assert way.why == "IOMMU group 7 confines it, and the kernel has iommufd"
+        assert machine.driver() == "vfio-pci"
+        assert hals[-1].physical, "it may go past the IOMMU, whichever way that is reached"
+    assert machine.given_back()
+
+
+def test_an_iommufd_that_gets_no_functions_is_left_for_groups(
+    new_machine: NewMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = new_machine()
+    machine.tree.add_iommufd()
+    machine.tree.vfio_nodes = False
+    on_paper(machine, monkeypatch)
+    monkeypatch.setattr(pci_door, "IommufdHal", None)
+    with session.find(DISK).open_transport() as way:
+        assert way.why.endswith(f"; the kernel gives {DISK} no device node of its own, which iommufd needs")
+    with pytest.raises(SetupError, match="no device node of its own, which iommufd needs; use hal=vfio"):
+        session.find(f"{DISK}?hal=iommufd").open_transport()
+    assert machine.given_back()
+
+
+def test_a_function_without_an_iommu_is_opened_by_the_group_that_vfio_made_up(
+    new_machine: NewMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = new_machine(features=Feature.VERSION_1, iommu_group=None)
+    machine.tree.set_noiommu_mode("Y")
+    on_paper(machine, monkeypatch)
+    inner = pci_door.VfioNoIommuHal
+
+    def new(address: str, group: int, bars: Mapping[int, BarInfo], dev: str) -> Any:
+        assert group == read_pci(machine.tree.sysfs, DISK).iommu_group
+        assert (machine.tree.dev / f"vfio/noiommu-{group}").exists()
+        return inner(address, group, bars, dev)
+
+    monkeypatch.setattr(pci_door, "VfioNoIommuHal", new)
+    with hwloop.open(f"{DISK}?hal=vfio-noiommu") as disk:
+        cast(Any, disk).write(0, b"n" * 512)
+        assert machine.driver() == "vfio-pci"
+    assert machine.given_back()
+    assert machine.disk.data[:512] == b"n" * 512
