@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from hwloop.errors import DeviceError, DeviceLost, Unsupported
+from hwloop.errors import DeviceError, DeviceLost, HwloopError, Unsupported
 from hwloop.hal.base import BufferDirection, Dma, Hal, pages_for
 from hwloop.hal.interrupt import Interrupt
 from hwloop.owner import Owner
@@ -71,6 +71,14 @@ class Driver(BaseDriverOps, Owner):
         self._buffers.append(buffer)
         return buffer
 
+    def _memory_fault(self) -> str:
+        """What keeps the device from its memory, or "" when nothing is seen."""
+        try:
+            self.hal.check()
+        except HwloopError as error:
+            return error.problem
+        return ""
+
     def _abandon_requests(self) -> None:
         """Let go of the buffers of requests in flight; the device was reset, or its memory is in quarantine."""
 
@@ -84,14 +92,15 @@ class Driver(BaseDriverOps, Owner):
         Requests in flight are lost. If the reset does not complete, the memory is never freed, since the device may
         still write it. Idempotent.
         """
-        if self._closed:
-            return
-        self._closed = True
-        with shield(), self._afterwards:
-            try:
-                self._reset_for_good()
-            finally:
-                self._tear_down()
+        with shield():
+            if self._closed:
+                return
+            self._closed = True
+            with self._afterwards:
+                try:
+                    self._reset_for_good()
+                finally:
+                    self._tear_down()
 
     @abstractmethod
     def _reset_for_good(self) -> None:
@@ -196,8 +205,8 @@ class Device(Driver):
         try:
             self.transport.reset()
         except DeviceLost:
-            # A function that is gone from the bus cannot write any more.
-            return
+            # One that is gone cannot write any more; whether one that is not could, the Hal knows.
+            self.hal.device_lost()
         except BaseException:
             self.hal.quarantine()
             raise

@@ -247,8 +247,8 @@ class SvirtbBlk(BlockDevice):
         try:
             self.registers.reset()
         except DeviceLost:
-            # What is gone from the bus cannot write any more.
-            return
+            # What is gone cannot write any more; whether what is not could, the Hal knows.
+            self.hal.device_lost()
         except BaseException as failure:
             self._quarantined = True
             self.hal.quarantine()

@@ -88,6 +88,10 @@ class Hal(Owner):
         Raises DeviceLost, or DmaError, with the reason. Where nothing can be seen, nothing is wrong.
         """
 
+    def device_lost(self) -> None:
+        """The device stopped answering before its last reset was confirmed. Where nothing can keep one that only seems
+        to be gone from memory, this is `quarantine`; elsewhere bus mastering or an IOMMU does."""
+
     @abstractmethod
     def quarantine(self) -> None:
         """The device may still be writing: from now on no memory is freed or used again, also not by `close()`."""

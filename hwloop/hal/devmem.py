@@ -8,7 +8,7 @@ import errno
 import os
 import resource
 import signal
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -52,12 +52,18 @@ class DevMemHal(PhysicalHal):
             if not owner.closed and owner.address <= paddr and paddr + size <= owner.address + owner.size:
                 return owner.window(paddr - owner.address, size)
         self._refuse_memory(paddr, size)
-        pointer = UniqueMmioPointer(self._map, paddr, size, space=f"physical memory in {self._path}")
-        if not answers(pointer):
-            pointer.close()
-            raise SetupError(f"nothing answers at {paddr:#x}: reading it is a bus error", remedy="see: hwloop list")
-        self._owned.add(pointer)
+        with ExitStack() as stack:
+            pointer = UniqueMmioPointer(self._map, paddr, size, space=f"physical memory in {self._path}")
+            stack.callback(pointer.close)
+            if not answers(pointer):
+                raise SetupError(f"nothing answers at {paddr:#x}: reading it is a bus error", remedy="see: hwloop list")
+            self._owned.add(pointer)
+            stack.pop_all()
         return pointer
+
+    def device_lost(self) -> None:
+        """The memory is never used again: there is no bus mastering to turn off, and no IOMMU."""
+        self.quarantine()
 
     def close(self) -> None:
         """Free the memory and unmap all registers. Idempotent."""
@@ -88,13 +94,14 @@ class DevMemHal(PhysicalHal):
 def answers(region: Region) -> bool:
     """Whether the first 32 bits of the region can be read. Where nothing decodes an address some processors (ARM) end
     the process that reads it with SIGBUS, so a child process reads first. Raises DeadlineExpired."""
-    child = os.fork()
-    if not child:
-        _read_and_exit(region)
     status: list[int] = []
+    child = _fork_reader(region)
 
     def ended() -> bool:
-        pid, code = os.waitpid(child, os.WNOHANG)
+        try:
+            pid, code = os.waitpid(child, os.WNOHANG)
+        except ChildProcessError:
+            return True  # It has ended, and who ignores SIGCHLD or waits for every child had its status.
         if pid:
             status.append(code)
         return bool(pid)
@@ -106,7 +113,21 @@ def answers(region: Region) -> bool:
             os.kill(child, signal.SIGKILL)
         raise
     # Whatever else became of the child, our own read will tell.
-    return not (os.WIFSIGNALED(status[0]) and os.WTERMSIG(status[0]) == signal.SIGBUS)
+    return not (status and os.WIFSIGNALED(status[0]) and os.WTERMSIG(status[0]) == signal.SIGBUS)
+
+
+def _fork_reader(region: Region) -> int:
+    """The child that reads. Signals are blocked until it is out of our code, which would act on them a second time."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        child = os.fork()
+        if not child:
+            _read_and_exit(region)
+        return child
+    except OSError as error:
+        raise SetupError.refused("cannot start the process that tries a register", error) from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _read_and_exit(region: Region) -> None:

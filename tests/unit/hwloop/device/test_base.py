@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from hwloop.device import DRIVERS, BaseDriverOps, BlockDriverOps, Device
+from hwloop.device.base import Driver
 from hwloop.device.blk import VirtioBlk
 from hwloop.device.fake_blk import FakeBlk
 from hwloop.errors import DeadlineExpired, DmaError, IoError
@@ -106,6 +108,17 @@ def test_no_memory_is_freed_when_the_status_cannot_be_read() -> None:
     assert STEPS[-1] == "given back"
 
 
+def test_the_hal_is_told_that_a_device_no_longer_answers_before_its_memory_is_freed() -> None:
+    disk, device, hal = opened()
+    hal.device_lost = lambda: STEPS.append("told")  # type: ignore[method-assign]
+    device.faults.gone = True
+    disk.close()
+    assert once(STEPS) == [
+        "status 0", "told", "bus mastering off", "memory freed", "registers unmapped", "hal closed", "given back",
+    ]  # fmt: skip
+    assert hal.leaks() == []
+
+
 @pytest.mark.parametrize(
     ("owner", "method", "taken"),
     [
@@ -145,6 +158,33 @@ def test_a_signal_while_a_device_is_closed_comes_when_it_is_closed() -> None:
     finally:
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
+
+
+def test_a_signal_as_a_close_begins_leaves_nothing_open() -> None:
+    def trace(frame: Any, event: str, argument: object) -> Any:
+        """A signal between any two lines of `close`."""
+        if frame.f_code is Driver.close.__code__ and event == "line":
+            frames.append(frame.f_lineno)
+            if len(frames) == step:
+                sys.settrace(None)
+                signal.raise_signal(signal.SIGINT)
+        return trace
+
+    for step in range(1, 30):
+        disk, _, _ = opened()
+        frames: list[int] = []
+        sys.settrace(trace)
+        try:
+            disk.close()
+        except KeyboardInterrupt:
+            disk.close()
+        finally:
+            sys.settrace(None)
+        assert STEPS[-1] == "given back"
+        if len(frames) < step:
+            break
+    else:
+        pytest.fail("close has more lines than were tried")
 
 
 class Broken(Device):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hwloop.hal.base import BufferDirection
 from hwloop.hal.devmem import DevMemHal, answers
 from hwloop.transport.mmio import BadMagic, MmioTransport
 from mmio import FakeRegion, MappedFile, RegionBoundsError, RegionClosed, RegionInUse
-from tests.unit.hwloop.hal.paper import FIRST, PaperPagemap, huge_pages_on_paper
+from tests.unit.hwloop.hal.paper import FIRST, PaperPagemap, huge_pages_on_paper, mapped
 from udev.fake import FakeSysfs
 
 SLOT = 0x3E00
@@ -101,6 +102,16 @@ def test_it_brings_no_interrupt_and_is_in_the_table(hal: DevMemHal) -> None:
     assert hal.interrupt() is None
     assert HALS.get("devmem") is DevMemHal
     hal.close()
+
+
+def test_memory_of_a_device_that_no_longer_answers_stays_since_nothing_keeps_it_from_memory(
+    hal: DevMemHal, pagemap: PaperPagemap
+) -> None:
+    hal.dma_alloc(1, BufferDirection.Both)
+    before = mapped()
+    hal.device_lost()
+    hal.close()
+    assert mapped() == before > 0
 
 
 @pytest.mark.parametrize(("address", "size"), [(0x1000, 0x200), (0xF00, 0x200), (0x2FFC, 4), (0, 0x10000)])
@@ -209,6 +220,52 @@ def test_a_read_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> 
 
     with pytest.raises(DeadlineExpired, match="the first read of a register"):
         answers(FakeRegion(4, on_read=hang))
+
+
+def test_registers_that_were_given_up_are_not_mapped(
+    hal: DevMemHal, memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def give_up(region: Any) -> bool:
+        raise DeadlineExpired("the first read of a register", 5)
+
+    monkeypatch.setattr(devmem, "answers", give_up)
+    with pytest.raises(DeadlineExpired) as caught:
+        hal.mmio_phys_to_virt(SLOT, 0x200)
+    assert caught.value.__traceback__ is not None, "which holds every local of the call"
+    assert not is_mapped(memory)
+    hal.close()
+
+
+def test_a_program_that_wants_to_hear_nothing_of_its_children_gets_an_answer(memory: Path) -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with MappedFile(memory, 0, 0x1000) as region:
+            assert answers(region)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_a_signal_as_the_child_begins_does_not_let_it_run_the_programs_own_end(
+    memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fork
+
+    def interrupted_fork() -> int:
+        child = real()
+        if not child:
+            os.kill(os.getpid(), signal.SIGINT)
+        return child
+
+    monkeypatch.setattr(os, "fork", interrupted_fork)
+    with MappedFile(memory, 0, 0x1000) as region:
+        parent = os.getpid()
+        try:
+            assert answers(region)
+        finally:
+            if os.getpid() != parent:
+                (tmp_path / "escaped").touch()
+                os._exit(1)
+    assert not (tmp_path / "escaped").exists()
 
 
 def test_any_other_failure_is_left_to_our_own_read() -> None:
