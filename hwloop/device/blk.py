@@ -20,7 +20,7 @@ from hwloop.device.blk_protocol import (
 )
 from hwloop.device.blk_request import Request, Slots
 from hwloop.device.block import LARGEST_TRANSFER, BlockDevice
-from hwloop.device.watched import fault_of
+from hwloop.device.watched import status_fault
 from hwloop.errors import HwloopError, IoError, Unsupported
 from hwloop.hal.base import BufferDirection, Hal
 from hwloop.queue import Part
@@ -204,11 +204,7 @@ class VirtioBlk(Device, BlockDevice):
             self._slots.free.append(request.slot)
 
     def _fault(self) -> str:
-        try:
-            self.hal.check()
-        except HwloopError as error:
-            return error.problem
-        return fault_of(self.transport.get_status())
+        return status_fault(self.transport.get_status())
 
     def _diagnosis(self) -> Iterator[str]:
         yield self._queue.dump()

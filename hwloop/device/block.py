@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from hwloop.deadline import REQUEST_SECONDS, Deadline
@@ -182,6 +183,25 @@ class BlockDevice(Driver, BlockDriverOps):
             except NotReady:
                 self._wait_or_give_up(token, patience)
 
+    def wait_any(self, tokens: Collection[int], seconds: float | None = None) -> list[int]:
+        """Wait until one of these requests at least has completed, and return which have; `complete` takes the results.
+
+        Deadline and errors as `wait`; raises WrongToken when none of them is in flight.
+        """
+        patience = Patience(Deadline(self._request_seconds if seconds is None else seconds))
+        while True:
+            with self._lock:
+                done = self.poll()
+                found = [token for token in done if token in tokens]
+                if found:
+                    return found
+                if not any(token in self._in_flight for token in tokens):
+                    raise WrongToken("no request that is waited for is in flight")
+            if done:
+                # Another thread has not taken its results yet, and needs the lock for that.
+                time.sleep(0)
+            self._wait_a_little(patience)
+
     def abandon(self, token: int) -> None:
         """Nobody will ask for this result: drop it, now or when it comes. Idempotent; the device still does it."""
         with self._lock:
@@ -356,7 +376,7 @@ class BlockDevice(Driver, BlockDriverOps):
     def _check_alive(self) -> None:
         """Look at the status of a device that keeps us waiting. Raises DeviceLost."""
         try:
-            fault = self._fault()
+            fault = self._memory_fault() or self._fault()
         except OSError as failure:
             fault = f"the device does not answer: {failure.strerror}"
         if fault:

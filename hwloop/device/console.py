@@ -22,7 +22,7 @@ from hwloop.device.console_protocol import (
 )
 from hwloop.device.outbox import Outbox
 from hwloop.device.watched import WatchedDevice
-from hwloop.errors import DeviceClosed, DeviceError, DmaError, InvalidParam, Unsupported
+from hwloop.errors import DeviceClosed, DeviceError, DmaError, HwloopError, InvalidParam, Unsupported
 from hwloop.hal.base import Hal
 from hwloop.owning_queue import OwningQueue
 from hwloop.queue import VirtQueue
@@ -110,11 +110,12 @@ class VirtioConsole(WatchedDevice):
     def find_port(self, which: int | str | None = None, seconds: float = PORT_SECONDS) -> ConsolePort:
         """The port of a number or of a name; None: the one that is a console, the first where there are several.
 
-        Waits until the device announces it. Raises DeadlineExpired.
+        Waits until the device announces it. Raises DeadlineExpired; InvalidParam where the device has a single port,
+        which it does not announce.
         """
         deadline = Deadline(seconds)
         while True:
-            last = deadline.expired()
+            last = deadline.expired() or not self.multiport
             with self._working():
                 self._serve_control()
                 port = self._match(which)
@@ -123,9 +124,7 @@ class VirtioConsole(WatchedDevice):
             if port is not None:
                 return port
             if last:
-                there = ", ".join(f"{port.id} {port.name}".strip() for port in self._ports.values()) or "none"
-                raise deadline.error(f"port {which!r}" if which is not None else "a console port",
-                                     remedy=f"the device has these ports: {there}")  # fmt: skip
+                raise self._no_port(which, deadline)
 
     def read_size(self) -> tuple[int, int]:
         """Columns and rows that the console has now. Raises Unsupported without VIRTIO_CONSOLE_F_SIZE.
@@ -221,6 +220,13 @@ class VirtioConsole(WatchedDevice):
             if port.is_console if which is None else which in (port.id, port.name):
                 return port
         return None
+
+    def _no_port(self, which: int | str | None, deadline: Deadline) -> HwloopError:
+        there = ", ".join(f"{port.id} {port.name}".strip() for port in self._ports.values()) or "none"
+        remedy = f"the device has these ports: {there}"
+        if not self.multiport:
+            return InvalidParam(f"port {which!r} is not on a device of one port", remedy=remedy)
+        return deadline.error(f"port {which!r}" if which is not None else "a console port", remedy=remedy)
 
     def _wait_for_control(self, seconds: float) -> None:
         if self.multiport:

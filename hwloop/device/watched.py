@@ -74,8 +74,8 @@ class WatchedDevice(Device):
             queue.notify()
 
     def _check_alive(self) -> None:
-        """Look at the status of a device that keeps us waiting. Raises DeviceLost."""
-        if fault := fault_of(self.transport.get_status()):
+        """Look at a device that keeps us waiting, and whether it still reaches its memory. Raises DeviceLost."""
+        if fault := self._memory_fault() or status_fault(self.transport.get_status()):
             raise DeviceLost(fault, remedy="open it again")
 
     def _out_of_time(self, queue: VirtQueue, patience: Patience, waited_for: str) -> HwloopError:
@@ -108,7 +108,7 @@ class WatchedDevice(Device):
         raise DeviceLost(self._broken, remedy="open it again") from self._cause
 
 
-def fault_of(status: DeviceStatus) -> str:
+def status_fault(status: DeviceStatus) -> str:
     """What a device's status says is wrong with a device that was ready, or "" (VIRTIO 1.4, 2.1.2)."""
     if status & DeviceStatus.DEVICE_NEEDS_RESET:
         return f"the device met an error and asks to be reset: its status is {status!r}"

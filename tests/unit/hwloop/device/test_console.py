@@ -523,3 +523,8 @@ def test_the_fake_refuses_control_messages_that_a_driver_does_not_send(several: 
     several.device.hold = False
     with pytest.raises(RuleBroken):
         several.device._control(message)
+
+
+def test_a_port_that_a_plain_console_cannot_have_is_not_waited_for(plain: Bench) -> None:
+    with pytest.raises(InvalidParam, match=r"port 'x'.*; the device has these ports: 0"):
+        plain.console.find_port("x", seconds=60)

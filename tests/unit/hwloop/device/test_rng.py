@@ -6,7 +6,7 @@ import pytest
 
 from hwloop.device.fake_rng import FakeRng
 from hwloop.device.rng import REQUEST_BYTES, VirtioRng
-from hwloop.errors import DeadlineExpired, DeviceError, DeviceLost, HwloopError, QueueBroken, exit_code_of
+from hwloop.errors import DeadlineExpired, DeviceError, DeviceLost, DmaError, HwloopError, QueueBroken, exit_code_of
 from hwloop.hal.base import BufferDirection
 from hwloop.hal.fake import FakeHal
 from hwloop.spec import DeviceStatus
@@ -135,6 +135,20 @@ def test_a_device_that_is_lost_while_it_is_waited_for_is_said_at_once(how: str) 
         bench.device.faults.gone = True
     with pytest.raises(DeviceLost):
         bench.rng.read(1, seconds=30)
+
+
+def test_memory_that_the_device_cannot_reach_any_more_is_a_lost_device() -> None:
+    bench = Bench()
+    bench.device.hold = True
+
+    def fail() -> None:
+        raise DmaError("a pinned page moved")
+
+    bench.hal.check = fail  # type: ignore[method-assign]
+    with pytest.raises(DeviceLost, match="a pinned page moved"):
+        bench.rng.read(1, seconds=30)
+    with pytest.raises(DeviceLost, match="out of order"):
+        bench.rng.read(1)
 
 
 def test_a_notification_that_fails_is_a_lost_device() -> None:
