@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import stat
 from abc import ABC, abstractmethod
 
 from hwloop.errors import InvalidParam, RefusedError, SetupError
@@ -104,17 +105,11 @@ class FileBacking(Backing):
     """A disk image, which nobody else of us may use meanwhile.
 
     Raises SetupError when it cannot be opened for writing, RefusedError when it is in use, InvalidParam when it is
-    not whole sectors.
+    no file, or not whole sectors.
     """
 
     def __init__(self, path: str) -> None:
-        try:
-            # The protocol cannot flush, so that a write that completes has to be on the disk.
-            self._fd = os.open(path, os.O_RDWR | os.O_DSYNC | os.O_CLOEXEC)
-        except OSError as error:
-            raise SetupError.refused(
-                f"cannot open {path}", error, remedy="give a disk image that can be written"
-            ) from (error)
+        self._fd = _open_image(path)
         try:
             self.size = _usable_size(self._fd, path)
         except BaseException:
@@ -139,6 +134,22 @@ class FileBacking(Backing):
             os.close(fd)
 
 
+def _open_image(path: str) -> int:
+    """Only a file: nothing here would keep a disk of this machine from being written while the kernel uses it."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise InvalidParam(f"{path} is no file, so no disk image", remedy="give a file: truncate -s 16M disk.img")
+        # The protocol cannot flush, so that a write that completes has to be on the disk.
+        return os.open(path, os.O_RDWR | os.O_DSYNC | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise SetupError.refused(f"cannot open {path}", error, remedy=f"make one: truncate -s 16M {path}") from error
+    except InvalidParam:
+        raise
+    except (OSError, ValueError) as error:
+        text, code = (error.strerror, error.errno) if isinstance(error, OSError) else (str(error), None)
+        raise SetupError(f"cannot open {path}: {text}", errno=code, remedy="give a file that can be written") from error
+
+
 def _usable_size(fd: int, path: str) -> int:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -146,5 +157,8 @@ def _usable_size(fd: int, path: str) -> int:
         raise RefusedError(f"{path} is in use", remedy="end the program that has it open") from None
     size = os.lseek(fd, 0, os.SEEK_END)
     if not size or size % 512:
-        raise InvalidParam(f"{path} has {size} bytes, which is no disk of whole sectors", remedy="truncate -s 16M FILE")
+        raise InvalidParam(
+            f"{path} has {size} bytes, which is no disk of whole sectors",
+            remedy=f"give it a size: truncate -s 16M {path}",
+        )
     return size

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import mmap
+import re
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -26,11 +27,12 @@ from hwloop.signals import shield
 from hwloop.spec import DeviceType
 from hwloop.target import Target
 from hwloop.transport.mmio import MmioTransport, check_place
-from hwloop.transport.mmio_registers import SLOT_SIZE
+from hwloop.transport.mmio_registers import CONFIG_SPACE_OFFSET, SLOT_SIZE
 from udev import MmioNode, Sysfs
 
 OPTIONS = {"size": None, "unbind": SWITCH, "version": ("1", "2")}
 BUS = "platform"
+_HEXADECIMAL = re.compile(r"[0-9a-fA-F]+")
 
 
 @dataclass(frozen=True)
@@ -125,10 +127,10 @@ class BarePlace(Place):
 
 
 def find(target: Target, sysfs: Sysfs) -> Place:
-    """Raises InvalidParam, udev.DeviceNotFound for a node that is not there, MmioRegionTooSmall."""
+    """Raises InvalidParam, udev.DeviceNotFound for a node that is not there, MmioRegionTooSmall for one that is small."""
     check_options(target, OPTIONS)
     address = _parse_address(target.name)
-    node = udev.read_mmio(sysfs, target.name) if address is None else _node_at(sysfs, address)
+    node = _read_node(sysfs, target.name) if address is None else _node_at(sysfs, address)
     if node is None:
         assert address is not None
         slot = _slot(target, address, None)
@@ -163,6 +165,15 @@ def _slot(target: Target, address: int, size: int | None) -> Slot:
     return Slot(address, wanted, int(version) if version else None)
 
 
+def _read_node(sysfs: Sysfs, name: str) -> MmioNode:
+    try:
+        return udev.read_mmio(sysfs, name)
+    except udev.DeviceNotFound as error:
+        if _HEXADECIMAL.fullmatch(name):
+            error.add_note(f"an address begins with 0x: mmio:0x{name}")
+        raise
+
+
 def _refuse_overlap(slot: Slot, nodes: list[MmioNode]) -> None:
     """Registers that are half a node's are no device, and nothing would keep the node's driver off them."""
     for node in nodes:
@@ -175,20 +186,23 @@ def _refuse_overlap(slot: Slot, nodes: list[MmioNode]) -> None:
 
 
 def _parse_address(text: str) -> int | None:
-    """None for what must be a name."""
-    if not text[0].isdigit() or "." in text:
-        return None
+    """None for what must be a name. Raises InvalidParam for what can be neither."""
     try:
         return int(text, 0)
     except ValueError:
+        if text[:2].lower() == "0x" and "." not in text:
+            raise InvalidParam(f"{text!r} is not an address", remedy="one looks like 0xfeb02e00") from None
         return None
 
 
 def _parse_size(text: str) -> int:
     try:
-        return int(text, 0)
+        size = int(text, 0)
     except ValueError:
         raise InvalidParam(f"option size cannot be {text!r}", remedy="give bytes, such as 0x200") from None
+    if size < CONFIG_SPACE_OFFSET:
+        raise InvalidParam(f"option size cannot be {text!r}", remedy=f"give {CONFIG_SPACE_OFFSET:#x} bytes or more")
+    return size
 
 
 def _with_unbind(target: Target) -> str:

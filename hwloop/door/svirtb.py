@@ -17,6 +17,8 @@ from hwloop.errors import InvalidParam, Unsupported
 from hwloop.hal.base import Hal
 from hwloop.hal.devmem import DevMemHal
 from hwloop.hal.fake import FakeHal
+from hwloop.inventory_mmio import bare_name
+from hwloop.lock import DeviceLock
 from hwloop.signals import shield
 from hwloop.size import parse_size
 from hwloop.spec import SECTOR_SIZE, DeviceType, PhysAddr
@@ -116,6 +118,7 @@ class PhysicalPlace(SvirtbPlace):
         self._sysfs = sysfs
 
     def _reach(self, stack: ExitStack) -> tuple[Hal, int]:
+        stack.enter_context(DeviceLock(bare_name(self.address)))
         return DevMemHal(self._sysfs.dev / "mem", self._sysfs), self.size // SECTOR_SIZE
 
 

@@ -304,8 +304,13 @@ class MmioTransport(Transport):
 
 def check_place(address: int, size: int) -> None:
     """Raises InvalidParam for an address that registers cannot have, MmioRegionTooSmall."""
-    if not 0 <= address <= PHYSICAL_END - max(0, size):
+    if not 0 <= address < PHYSICAL_END:
         raise InvalidParam(f"{address:#x} is no physical address", remedy=f"they end at {PHYSICAL_END:#x}")
+    if address + size > PHYSICAL_END:
+        raise InvalidParam(
+            f"{size:#x} bytes from {address:#x} on do not end at a physical address",
+            remedy=f"they end at {PHYSICAL_END:#x}",
+        )
     if address % 4:
         raise InvalidParam(
             f"{address:#x} cannot be the start of registers", remedy="they are 32 bits wide, and aligned"

@@ -11,6 +11,7 @@ import pytest
 
 import hwloop
 from hwloop import claim, session
+from hwloop.cli.main import run
 from hwloop.device.blk import VirtioBlk
 from hwloop.device.fake_blk import FakeBlk
 from hwloop.door import mmio as mmio_door
@@ -20,7 +21,7 @@ from hwloop.inventory_mmio import MmioRecord, mmio_devices
 from hwloop.lock import DeviceLock
 from hwloop.spec import DeviceType
 from hwloop.transport.fake_mmio import ADDRESS, FakeMmioDevice
-from hwloop.transport.mmio import BadMagic, InvalidDeviceID, MmioRegionTooSmall
+from hwloop.transport.mmio import BadMagic, InvalidDeviceID
 from udev import DeviceNotFound
 from udev.fake import FakeSysfs
 
@@ -210,7 +211,11 @@ def test_a_node_whose_address_is_hidden_is_a_setup_error(machine: Machine) -> No
     [
         ("mmio:0xfeb02e02", InvalidParam, "cannot be the start of registers"),
         ("mmio:0x10000000000000", InvalidParam, "is no physical address"),
-        ("mmio:0xfeb02e00?size=0x80", MmioRegionTooSmall, "MMIO region too small"),
+        ("mmio:-1", InvalidParam, "-0x1 is no physical address"),
+        ("mmio:0x", InvalidParam, "'0x' is not an address"),
+        ("mmio:0xfeb02e00?size=0x80", InvalidParam, "option size cannot be '0x80'; give 0x100 bytes or more"),
+        ("mmio:0xfeb02e00?size=-0x200", InvalidParam, "option size cannot be '-0x200'"),
+        ("mmio:0xfeb02e00?size=0x10000000000000", InvalidParam, "0x10000000000000 bytes from 0xfeb02e00 on"),
         ("mmio:0xfeb02e00?size=big", InvalidParam, "option size cannot be 'big'"),
         ("mmio:0xfeb02e00?version=3", InvalidParam, "option version cannot be '3'; choose one of: 1, 2"),
         ("mmio:0xfeb02e00?unbind=yes", InvalidParam, "option unbind cannot be 'yes'"),
@@ -218,7 +223,7 @@ def test_a_node_whose_address_is_hidden_is_a_setup_error(machine: Machine) -> No
         ("mmio:0xfeb02d00", InvalidParam, "reach into the registers of LNRO0005:00; name the node by its address"),
         ("mmio:0xfeb02f00?size=0x100", InvalidParam, "reach into the registers of LNRO0005:00"),
         ("mmio:LNRO0005:07", DeviceNotFound, "LNRO0005:07"),
-        ("mmio:0xnonsense", DeviceNotFound, "0xnonsense"),
+        ("mmio:0xnonsense", InvalidParam, "'0xnonsense' is not an address; one looks like 0xfeb02e00"),
         ("mmio:../../etc", DeviceNotFound, "no virtio-mmio node"),
         ("loop0", Unsupported, "loop0 is not on a PCI function, nor on a virtio-mmio node"),
     ],
@@ -230,6 +235,15 @@ def test_what_cannot_be_opened_is_said_in_a_sentence(
     with pytest.raises(kind, match=words):
         hwloop.open(target)
     assert (machine.hals, machine.tree.writes) == ([], [])
+
+
+@pytest.mark.parametrize("name", ["feb02e00", "FEB02E00"])
+def test_an_address_without_its_0x_is_understood_as_a_mistake(
+    machine: Machine, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.free()
+    assert run(["read", f"mmio:{name}", "0", "1"]) == 6
+    assert f"an address begins with 0x: mmio:0x{name}" in capsys.readouterr().err
 
 
 # --- What is there ----------------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from hwloop.device.svirtb_protocol import VirtIoStatus
 from hwloop.door import svirtb as door
 from hwloop.errors import InvalidParam, RefusedError, SetupError, TransportError, Unsupported
 from hwloop.hal.fake import FakeHal
+from hwloop.lock import DeviceLock
 from hwloop.spec import DeviceType
 from udev import Sysfs
 
@@ -73,6 +76,25 @@ def test_finding_an_image_does_not_open_it() -> None:
         found.open()
 
 
+def test_an_image_that_is_not_there_can_be_made() -> None:
+    with pytest.raises(SetupError, match=r"No such file or directory; make one: truncate -s 16M no/such\.img"):
+        opened("svirtb:no/such.img")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+def test_what_is_no_file_is_not_opened(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path("/dev/zero") if kind == "device" else tmp_path / kind
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    calls: list[object] = []
+    monkeypatch.setattr("hwloop.device.svirtb_memory.os.open", lambda *arguments: calls.append(arguments))
+    with pytest.raises(InvalidParam, match=f"{path} is no file, so no disk image"):
+        opened(f"svirtb:{path}")
+    assert calls == []
+
+
 def test_there_is_no_transport_to_look_at(image: Path) -> None:
     with pytest.raises(Unsupported, match="no transport"):
         session.find(f"svirtb:{image}").open_transport()
@@ -96,8 +118,9 @@ DEVICES: list[SimpleVirtIoBlockDev] = []
 
 
 @pytest.fixture
-def devmem(monkeypatch: pytest.MonkeyPatch) -> None:
+def devmem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     DEVICES.clear()
+    monkeypatch.setattr(door, "DeviceLock", partial(DeviceLock, run_dir=tmp_path / "run"))
     monkeypatch.setattr(door, "DevMemHal", Machine)
 
 
@@ -108,6 +131,13 @@ def test_registers_at_an_address_are_a_disk_of_the_size_that_is_given(devmem: No
         assert isinstance(disk.hal, Machine)
         assert disk.hal.path == Path("/dev/mem")
     assert DEVICES[0].registers.peek(0, 4) == VirtIoStatus.MAGIC
+
+
+def test_registers_that_another_process_has_are_refused(devmem: None, tmp_path: Path) -> None:
+    with opened("svirtb:0xd0000000?size=64k"), pytest.raises(RefusedError, match="in use by another hwloop"):
+        opened("svirtb:0xD0000000?size=64k")
+    assert len(DEVICES) == 1, "the second one did not even map them"
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_a_device_that_a_dead_driver_left_is_taken_over_on_request(
