@@ -41,7 +41,8 @@ class Pagemap(Owner):
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise SetupError.refused(f"cannot open {path}", error) from error
+            absent = "it needs a kernel with CONFIG_PROC_PAGE_MONITOR=y" if error.errno == errno.ENOENT else None
+            raise SetupError.refused(f"cannot open {path}", error, remedy=absent) from error
 
     def physical_address(self, vaddr: int) -> int:
         """Where our address `vaddr` is in the machine's memory now.
@@ -207,7 +208,7 @@ def create_huge_file() -> int:
 def _none_free(size: int) -> DmaError:
     count = size // HUGE_PAGE
     return DmaError(
-        f"{count} huge page{'s' if count > 1 else ''} of {HUGE_PAGE >> 10} KiB for the device's memory: none free",
+        f"{count} huge page{'s' if count > 1 else ''} of {HUGE_PAGE >> 10} KiB for the device's memory: not free",
         remedy=f"make some: {MAKE_HUGE_PAGES}",
     )
 
