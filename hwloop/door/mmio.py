@@ -127,7 +127,7 @@ class BarePlace(Place):
 
 
 def find(target: Target, sysfs: Sysfs) -> Place:
-    """Raises InvalidParam, udev.DeviceNotFound for a node that is not there, MmioRegionTooSmall for one that is small."""
+    """Raises InvalidParam, udev.DeviceNotFound for a node that is not there, MmioRegionTooSmall for a small one."""
     check_options(target, OPTIONS)
     address = _parse_address(target.name)
     node = _read_node(sysfs, target.name) if address is None else _node_at(sysfs, address)
