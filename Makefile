@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := .stamps
 DOORS := $(CURDIR)/build/doors.jsonl
+# Tests side by side. A guest takes up to two processors and 2 GiB, so of those there are two at a time.
+JOBS ?= $(shell nproc)
 
 # Each with its reason:
 #   python3-dev gcc libc6-dev   compile the extensions, for this machine and for the guest
@@ -56,14 +58,14 @@ types: build
 	$(BIN)/mypy
 
 unit: build
-	$(BIN)/python -m pytest -q -m 'not vm and not qemu' tests/unit tests/contract
+	$(BIN)/python -m pytest -q -n $(JOBS) -m 'not vm and not qemu' tests/unit tests/contract
 
 check: lint types unit  ## lint, types, and the tests that need no VM: under a minute
 
 test: check  ## everything: check, the tests on QEMU's own devices, the tests in VMs, the table of doors
 	@mkdir -p build && rm -f $(DOORS)
-	HWLOOP_DOORS=$(DOORS) $(BIN)/python -m pytest -q tests/contract tests/qemu
-	HWLOOP_DOORS=$(DOORS) $(BIN)/python -m pytest -v tests/vm
+	HWLOOP_DOORS=$(DOORS) $(BIN)/python -m pytest -q -n $(JOBS) tests/contract tests/qemu
+	HWLOOP_DOORS=$(DOORS) $(BIN)/python -m pytest -v -n 2 --dist loadfile --durations=10 tests/vm
 	$(BIN)/python -m tests.doors check $(DOORS)
 
 doors:  ## write the table of doors in the README from the last `make test`
