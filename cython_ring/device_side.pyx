@@ -20,7 +20,7 @@ from cython_ring.memory cimport (
     ring_store32,
     ring_store_release16,
 )
-from cython_ring.ring cimport DESC_NEXT, DESC_WRITE, NOTHING, SOMETHING, Descriptor
+from cython_ring.ring cimport DESC_INDIRECT, DESC_NEXT, DESC_WRITE, NOTHING, SOMETHING, Descriptor
 from cython_ring.split cimport NO_INTERRUPT
 
 from cython_ring.errors import DriverViolation, RingUsageError
@@ -34,77 +34,112 @@ RULES = {
     RULE_HEAD_RANGE: "an available entry is an index of the descriptor table (2.7.6)",
     RULE_NEXT_RANGE: "next is an index of the descriptor table (2.7.5)",
     RULE_HELD: "a descriptor that the device still holds may not be made available again (2.7.13)",
-    RULE_LOOP: "a chain may not loop (2.7.5.2)",
+    RULE_LOOP: "a chain may not loop, nor be longer than the queue (2.7.5.2, 2.8.17)",
     RULE_FLAGS: "a descriptor's flags are NEXT and WRITE, as nothing else was negotiated (2.7.5)",
     RULE_LENGTH: "a descriptor may not have length 0",
     RULE_ORDER: "device-writable descriptors come after all device-readable ones (2.7.4.2)",
     RULE_TOTAL: "a chain may not have more than 2**32 bytes (2.7.5.2)",
+    RULE_TABLE_ALONE: "a descriptor of an indirect table is alone in its chain, and its flags are only that (2.7.5.3.1)",
+    RULE_TABLE_LENGTH: "an indirect table has a positive multiple of 16 bytes (2.7.5.3)",
+    RULE_TABLE_MEMORY: "an indirect table is in memory that the device can read (2.7.5.3)",
+    RULE_TABLE_FLAGS: "in an indirect table only NEXT (split) and WRITE are flags, and ids are 0 (2.7.5.3.1, 2.8.7)",
+    RULE_IN_ORDER: "with IN_ORDER next is the following descriptor, or 0 after the table's last (2.7.5.2)",
+    RULE_EVENT: "event suppression is 0, 1, or with EVENT_IDX 2 and a place in the ring (2.8.14)",
+    RULE_MARKS: "every descriptor of a list is marked available, not only the first (2.8.6)",
+    RULE_ROOM: "a descriptor that the device has not used may not be written again (2.8.16)",
+    RULE_ID: "a buffer id is less than the queue size, and not one that the device holds (2.8.21.1)",
 }
 
-cdef uint64_t LONGEST_CHAIN = <uint64_t>1 << 32
-cdef uint32_t POLLS = 256           # looks at avail.idx between two looks at the clock
+cdef uint32_t POLLS = 256           # looks at the ring between two looks at the clock
 cdef uint64_t NAP_NS = 20000
 
 
 # --- Taking a chain ---------------------------------------------------------------------------------------------------
 
 
-cdef inline int refuse(DeviceState *d, int rule, uint32_t value) noexcept nogil:
-    d.value = value
-    return rule
+cdef const Descriptor *device_table(void *translate, uint64_t address, uint32_t length) noexcept nogil:
+    """Where an indirect table is in this process; NULL if the test's translate() refuses it."""
+    if translate == NULL:
+        return <const Descriptor *><uintptr_t>address
+    with gil:
+        try:
+            return <const Descriptor *><uintptr_t>(<object>translate)(address, length, False)
+        except Exception:
+            return NULL
 
 
-cdef inline int check_descriptor(DeviceState *d, uint32_t index, uint64_t bytes_before) noexcept nogil:
-    """The rules for one descriptor, `d.walked` of whose chain came before; it is in `d.walk[d.walked]`."""
-    cdef const Descriptor *part = &d.walk[d.walked]
+cdef inline int walk_table(DeviceState *d, Descriptor whole) noexcept nogil:
+    """Copy an indirect table to the walk, each descriptor read once, and check it."""
+    cdef const Descriptor *table
+    cdef uint32_t index = 0
+    cdef Descriptor part
+    cdef int found
+    if whole.flags != DESC_INDIRECT or d.walk.count:
+        return walk_refuse(&d.walk, RULE_TABLE_ALONE, whole.flags)
+    if whole.length == 0 or whole.length % sizeof(Descriptor):
+        return walk_refuse(&d.walk, RULE_TABLE_LENGTH, whole.length)
+    table = device_table(d.translate, whole.address, whole.length)
+    if table == NULL:
+        return walk_refuse(&d.walk, RULE_TABLE_MEMORY, whole.length)
+    while True:
+        if index >= whole.length // sizeof(Descriptor):
+            return walk_refuse(&d.walk, RULE_NEXT_RANGE, index)
+        part = table[index]
+        if part.flags & ~(DESC_NEXT | DESC_WRITE):
+            return walk_refuse(&d.walk, RULE_TABLE_FLAGS, part.flags)
+        found = walk_add(&d.walk, part)
+        if found != SOMETHING or not part.flags & DESC_NEXT:
+            return found
+        if d.in_order and part.next != index + 1:
+            return walk_refuse(&d.walk, RULE_IN_ORDER, part.next)
+        index = part.next
+
+
+cdef inline int walk_descriptor(DeviceState *d, uint32_t index, Descriptor part) noexcept nogil:
+    """The rules for one descriptor of the table; SOMETHING with NEXT set goes on."""
+    cdef uint32_t follows = index + 1 if index + 1 < d.size else 0
     if d.held[index]:
-        return refuse(d, RULE_HELD, index)
+        return walk_refuse(&d.walk, RULE_HELD, index)
+    if d.indirect and part.flags & DESC_INDIRECT:
+        return walk_table(d, part)
     if part.flags & ~(DESC_NEXT | DESC_WRITE):
-        return refuse(d, RULE_FLAGS, part.flags)
-    if part.length == 0:
-        return refuse(d, RULE_LENGTH, 0)
-    if not part.flags & DESC_WRITE and d.readable < d.walked:
-        return refuse(d, RULE_ORDER, index)
-    if bytes_before + part.length > LONGEST_CHAIN:
-        return refuse(d, RULE_TOTAL, part.length)
-    return SOMETHING
+        return walk_refuse(&d.walk, RULE_FLAGS, part.flags)
+    if d.in_order and part.flags & DESC_NEXT and part.next != follows:
+        return walk_refuse(&d.walk, RULE_IN_ORDER, part.next)
+    return walk_add(&d.walk, part)
 
 
 cdef inline int walk_chain(DeviceState *d, uint32_t head) noexcept nogil:
-    """Copy a chain to `d.walk`, each descriptor read once, and check it."""
+    """Copy a chain to the walk, each descriptor read once, and check it."""
     cdef uint32_t index = head
-    cdef uint64_t bytes_ = 0
+    cdef Descriptor part
     cdef int found
-    d.walked = d.readable = 0
-    d.writable = 0
+    walk_begin(&d.walk)
+    d.taken = 0
     while True:
         if index >= d.size:
-            return refuse(d, RULE_NEXT_RANGE if d.walked else RULE_HEAD_RANGE, index)
-        if d.walked == d.size:
-            return refuse(d, RULE_LOOP, index)
-        d.walk[d.walked] = d.desc[index]
-        found = check_descriptor(d, index, bytes_)
+            return walk_refuse(&d.walk, RULE_NEXT_RANGE if d.taken else RULE_HEAD_RANGE, index)
+        if d.taken == d.size:
+            return walk_refuse(&d.walk, RULE_LOOP, index)
+        part = d.desc[index]
+        found = walk_descriptor(d, index, part)
         if found != SOMETHING:
             return found
-        bytes_ += d.walk[d.walked].length
-        if d.walk[d.walked].flags & DESC_WRITE:
-            d.writable += d.walk[d.walked].length
-        else:
-            d.readable += 1
-        d.walked += 1
-        if not d.walk[d.walked - 1].flags & DESC_NEXT:
+        d.taken += 1
+        if not part.flags & DESC_NEXT:
             return SOMETHING
-        index = d.walk[d.walked - 1].next
+        index = part.next
 
 
 cdef inline void hold_chain(DeviceState *d, uint16_t head) noexcept nogil:
     cdef uint16_t index = head
     cdef uint32_t i
-    for i in range(d.walked):
+    for i in range(d.taken):
         d.held[index] = True
-        d.link[index] = d.walk[i].next
-        index = d.walk[i].next
-    d.count[head] = <uint16_t>d.walked
+        d.link[index] = d.walk.parts[i].next
+        index = d.walk.parts[i].next
+    d.count[head] = <uint16_t>d.taken
+    d.order[d.fetched & (d.size - 1)] = head
     d.in_flight += 1
     d.fetched += 1
 
@@ -115,9 +150,9 @@ cdef inline int look(DeviceState *d) noexcept nogil:
     cdef uint16_t index = ring_load_acquire16(&d.avail[1], False)
     cdef uint16_t fresh = <uint16_t>(index - <uint16_t>d.fetched)
     if flags > (0 if d.event_idx else NO_INTERRUPT):
-        return refuse(d, RULE_AVAIL_FLAGS, flags)
+        return walk_refuse(&d.walk, RULE_AVAIL_FLAGS, flags)
     if fresh > d.size - d.in_flight:
-        return refuse(d, RULE_AVAIL_JUMP, index)
+        return walk_refuse(&d.walk, RULE_AVAIL_JUMP, index)
     return SOMETHING if fresh else NOTHING
 
 
@@ -133,7 +168,7 @@ cdef inline int look_armed(DeviceState *d) noexcept nogil:
 
 
 cdef inline int take(DeviceState *d, uint16_t *head) noexcept nogil:
-    """The next chain into `d.walk`: SOMETHING, NOTHING, or a rule that is broken; then nothing is taken."""
+    """The next chain into the walk: SOMETHING, NOTHING, or a rule that is broken; then nothing is taken."""
     cdef int found = look_armed(d)
     if found != SOMETHING:
         return found
@@ -163,19 +198,43 @@ cdef inline void write_used(DeviceState *d, uint64_t position, uint32_t id, uint
     ring_store32(element + 1, length)
 
 
+cdef inline uint32_t release_batch(DeviceState *d, uint16_t head) noexcept nogil:
+    """Release a chain, and with IN_ORDER all before it; returns how many."""
+    cdef uint32_t batch = 1
+    cdef uint16_t each
+    if not d.in_order:
+        release_chain(d, head)
+        return 1
+    while True:
+        each = d.order[(d.completed + batch - 1) & (d.size - 1)]
+        release_chain(d, each)
+        if each == head:
+            return batch
+        batch += 1
+
+
 cdef inline void give(DeviceState *d, uint16_t head, uint32_t written) noexcept nogil:
-    release_chain(d, head)
+    """One used element; with IN_ORDER, for a batch that ends with this chain (2.7.9)."""
     write_used(d, d.completed, head, written)
-    d.completed += 1
+    d.completed += release_batch(d, head)
     ring_store_release16(&d.used[1], <uint16_t>d.completed, False)
 
 
-cdef inline int serve_one(DeviceState *d) noexcept nogil:
+cdef inline int serve_some(DeviceState *d, uint64_t last) noexcept nogil:
+    """Complete one chain; with IN_ORDER all that are available, as one batch."""
     cdef uint16_t head = 0
-    cdef int found = take(d, &head)
-    if found == SOMETHING:
-        give(d, head, <uint32_t>min(d.writable, <uint64_t>0xffffffff))
-    return found
+    cdef uint32_t written = 0
+    cdef uint64_t before = d.fetched
+    cdef int found = NOTHING
+    while d.fetched == before or (d.in_order and d.fetched < last):
+        found = take(d, &head)
+        if found != SOMETHING:
+            break
+        written = <uint32_t>min(d.walk.writable, <uint64_t>0xffffffff)
+    if d.fetched == before or found < 0:
+        return found
+    give(d, head, written)
+    return SOMETHING
 
 
 cdef inline int serve_until(DeviceState *d, uint64_t last, uint64_t deadline) noexcept nogil:
@@ -183,7 +242,7 @@ cdef inline int serve_until(DeviceState *d, uint64_t last, uint64_t deadline) no
     cdef uint32_t idle = 0
     cdef int found
     while d.completed < last:
-        found = serve_one(d)
+        found = serve_some(d, last)
         if found < 0:
             return found
         idle = 0 if found == SOMETHING else idle + 1
@@ -199,17 +258,26 @@ cdef inline int serve_until(DeviceState *d, uint64_t last, uint64_t deadline) no
 # --- For Python -------------------------------------------------------------------------------------------------------
 
 
+cdef int raise_broken(int code, uint32_t value) except -1:
+    raise DriverViolation(RULES[code], value)
+
+
+cdef Chain make_chain(uint32_t head, const Walk *walk, object translate):
+    cdef Chain chain = Chain.__new__(Chain)
+    cdef uint32_t i
+    chain.head = head
+    chain.readable = [(walk.parts[i].address, walk.parts[i].length) for i in range(walk.readable)]
+    chain.writable = [(walk.parts[i].address, walk.parts[i].length) for i in range(walk.readable, walk.count)]
+    chain.translate = translate
+    return chain
+
+
 @cython.final
 cdef class Chain:
     """One chain that the device holds.
 
-    `head` is its id; `readable` and `writable` are lists of (device address, length), read from the table once.
+    `head` is its id; `readable` and `writable` are lists of (device address, length), read from shared memory once.
     """
-
-    cdef readonly int head
-    cdef readonly list readable
-    cdef readonly list writable
-    cdef DeviceSideSplit device
 
     @property
     def readable_bytes(self):
@@ -226,7 +294,7 @@ cdef class Chain:
         cdef uintptr_t local
         pieces = []
         for address, length in self.readable:
-            local = self.device.local(address, length, False)
+            local = self.local(address, length, False)
             pieces.append(PyBytes_FromStringAndSize(<char *>local, length))
         return b"".join(pieces)
 
@@ -247,12 +315,15 @@ cdef class Chain:
         for address, length in self.writable:
             size = max(0, min(length - offset, left))
             if size:
-                local = self.device.local(address, length, True) + <uintptr_t>offset
+                local = self.local(address, length, True) + <uintptr_t>offset
                 memcpy(<void *>local, source, size)
             source += size
             left -= size
             offset = max(0, offset - length)
         return len(raw)
+
+    cdef uintptr_t local(self, object address, object length, bint writable) except? 0:
+        return address if self.translate is None else self.translate(address, length, bool(writable))
 
     def __repr__(self):
         return f"Chain(head={self.head}, readable={self.readable}, writable={self.writable})"
@@ -264,18 +335,22 @@ cdef class DeviceSideSplit:
 
     `desc`, `avail` and `used` are addresses in this process of the three areas, which `owner` keeps alive.
     `translate(device_address, length, writable)` gives the address in this process of a part's bytes; without it device
-    addresses are such addresses. Both indices begin at `first_index`. Chains may be completed in any order. Methods raise
-    RingUsageError for a mistake of the test.
+    addresses are such addresses. Both indices begin at `first_index`. Chains may be completed in any order, but with
+    `in_order`. `indirect` says that indirect tables were negotiated. Methods raise RingUsageError for a mistake of the
+    test.
     """
 
     def __cinit__(self, size, desc, avail, used, *, translate=None, bint event_idx=False, owner=None,
-                  uint16_t first_index=0):
+                  uint16_t first_index=0, bint indirect=False, bint in_order=False):
         cdef DeviceState *d = &self.state
         d.size = check_size(size)
         d.desc = <const Descriptor *><uintptr_t>check_area("descriptor table", desc, DESC_ALIGN)
         d.avail = <uint16_t *><uintptr_t>check_area("available ring", avail, AVAIL_ALIGN)
         d.used = <uint16_t *><uintptr_t>check_area("used ring", used, USED_ALIGN)
         d.event_idx = event_idx
+        d.indirect = indirect
+        d.in_order = in_order
+        d.translate = NULL if translate is None else <void *>translate
         d.fetched = d.completed = d.signalled = first_index
         self.translate = translate
         self.owner = owner
@@ -285,29 +360,20 @@ cdef class DeviceSideSplit:
         free(self.state.link)
         free(self.state.count)
         free(self.state.held)
-        free(self.state.walk)
+        free(self.state.order)
+        free(self.state.walk.parts)
 
     cdef int allocate(self) except -1:
         cdef DeviceState *d = &self.state
         d.link = <uint16_t *>calloc(d.size, sizeof(uint16_t))
         d.count = <uint16_t *>calloc(d.size, sizeof(uint16_t))
         d.held = <uint8_t *>calloc(d.size, sizeof(uint8_t))
-        d.walk = <Descriptor *>calloc(d.size, sizeof(Descriptor))
-        if d.link == NULL or d.count == NULL or d.held == NULL or d.walk == NULL:
+        d.order = <uint16_t *>calloc(d.size, sizeof(uint16_t))
+        d.walk.parts = <Descriptor *>calloc(d.size, sizeof(Descriptor))
+        d.walk.most = d.size
+        if d.link == NULL or d.count == NULL or d.held == NULL or d.order == NULL or d.walk.parts == NULL:
             raise MemoryError
         return 0
-
-    cdef int check(self, int code) except -1:
-        if code < 0:
-            raise DriverViolation(RULES[code], self.state.value)
-        return code
-
-    cdef list part_list(self, uint32_t first, uint32_t last):
-        cdef uint32_t i
-        return [(self.state.walk[i].address, self.state.walk[i].length) for i in range(first, last)]
-
-    cdef uintptr_t local(self, object address, object length, bint writable) except? 0:
-        return address if self.translate is None else self.translate(address, length, bool(writable))
 
     def available(self):
         """Chains that the driver published and fetch() did not take yet, as avail.idx says, unchecked."""
@@ -320,17 +386,16 @@ cdef class DeviceSideSplit:
         """
         cdef DeviceState *d = &self.state
         cdef uint16_t head = 0
-        if self.check(take(d, &head)) == NOTHING:
-            return None
-        cdef Chain chain = Chain.__new__(Chain)
-        chain.head = head
-        chain.readable = self.part_list(0, d.readable)
-        chain.writable = self.part_list(d.readable, d.walked)
-        chain.device = self
-        return chain
+        cdef int found = take(d, &head)
+        if found < 0:
+            raise_broken(found, d.walk.value)
+        return make_chain(head, &d.walk, self.translate) if found == SOMETHING else None
 
     def complete(self, uint32_t head, uint32_t written):
-        """Give a fetched chain back with a used length of `written`, whatever the chain's is, and publish it."""
+        """Give a fetched chain back with a used length of `written`, whatever the chain's is, and publish it.
+
+        With in_order, all chains fetched before it go back along with it, in the one used element.
+        """
         if head >= self.state.size or self.state.count[head] == 0:
             raise RingUsageError(f"chain {head} is not with the device; complete what fetch() returned, once")
         give(&self.state, <uint16_t>head, written)
@@ -346,7 +411,8 @@ cdef class DeviceSideSplit:
         cdef int found
         with nogil:
             found = serve_until(d, before + count, deadline)
-        self.check(found)
+        if found < 0:
+            raise_broken(found, d.walk.value)
         return d.completed - before
 
     def needs_used_notification(self):

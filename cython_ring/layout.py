@@ -42,8 +42,8 @@ class PackedLayout(NamedTuple):
 class IndirectTables(NamedTuple):
     """Memory for one indirect table a descriptor of the ring: `size * parts * 16` bytes that the device may read.
 
-    `address` is theirs in this process, `device_address` the device's; both are multiples of 16. Each table has room for
-    `parts` parts.
+    `address` is theirs in this process, `device_address` the device's; both are multiples of 16. Each table has room
+    for `parts` parts.
     """
 
     address: int

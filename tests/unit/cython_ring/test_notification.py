@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cython_ring import Loopback
+from cython_ring import Loopback, RingUsageError
 
 PART = [(0x1000, 1)]
 
@@ -99,6 +99,55 @@ def test_with_event_idx_a_notification_is_due_exactly_when_avail_event_is_passed
         old = (old + count) & 0xFFFF
 
 
+@pytest.mark.parametrize("count", [3, 5])
+def test_with_every_index_a_notification_is_due_exactly_at_the_edges_of_what_was_published(count: int) -> None:
+    """All 65,536 indices after a publication, with avail_event on both sides of both its edges."""
+    loop = Loopback(8, event_idx=True)
+    old = 0
+    for step in range(65536):
+        distance = (0, count - 1, count, 65535)[step % 4]
+        loop.device.set_avail_event((old + distance) & 0xFFFF)
+        publish(loop, count)
+        assert loop.driver.needs_notification() is (distance < count), (old, distance)
+        loop.device.serve(count, 0)
+        drain(loop)
+        old = (old + count) & 0xFFFF
+
+
+@pytest.mark.parametrize("window", [1, 2, 255, 256, 4095, 32767, 32768])
+def test_with_event_idx_the_edges_are_right_for_windows_up_to_the_largest_queue(window: int) -> None:
+    loop = Loopback(32768, event_idx=True, first_index=65000)
+    for distance in edges(window):
+        old = loop.driver.dump()["published_idx"]
+        loop.device.set_avail_event((old + distance) & 0xFFFF)
+        publish(loop, window)
+        assert loop.driver.needs_notification() is (distance < window), (old, distance)
+        loop.device.serve(window, 10**9)
+        drain(loop)
+
+
+def edges(window: int) -> list[int]:
+    """Distances around both ends of the window and of the 16 bits."""
+    near = (0, 1, window - 2, window - 1, window, window + 1, 32767, 32768, 65534, 65535)
+    return sorted({distance & 0xFFFF for distance in near if distance >= 0})
+
+
+@pytest.mark.parametrize("first_index", [0, 1, 32767, 32768, 65535])
+def test_the_notification_data_of_a_split_ring_are_the_queue_and_the_published_index(first_index: int) -> None:
+    loop = Loopback(8, first_index=first_index)
+    assert loop.driver.notification_data(0xABCD) == 0xABCD | first_index << 16
+    loop.driver.add(PART, [], None)
+    assert loop.driver.notification_data(0) == first_index << 16
+    loop.driver.publish()
+    assert loop.driver.notification_data(0) == (first_index + 1 & 0xFFFF) << 16
+
+
+@pytest.mark.parametrize("queue", [-1, 65536])
+def test_a_queue_that_no_notification_can_name_is_refused(queue: int) -> None:
+    with pytest.raises(RingUsageError, match="16 bits"):
+        Loopback(8).driver.notification_data(queue)
+
+
 @pytest.mark.parametrize("turns", [1, 2])
 def test_with_event_idx_a_whole_turn_of_the_index_passes_every_event(turns: int) -> None:
     loop = Loopback(16, event_idx=True)
@@ -153,13 +202,13 @@ def test_with_event_idx_a_drain_asks_once_and_not_for_each_element() -> None:
     assert loop.device.read_used_event() == 3
 
 
-@pytest.mark.parametrize("size", [1, 8, 16384])
+@pytest.mark.parametrize("size", [1, 8, 16384, 32768])
 def test_with_event_idx_turned_off_notifications_stay_off_for_ever(size: int) -> None:
     loop = Loopback(size, event_idx=True, first_index=65000)
     loop.driver.set_used_notifications(False)
     wanted = 0
-    batch = min(size, 512)
-    for _ in range(70000 // batch):
+    batch = min(size, 512) if size < 32768 else size
+    for _ in range(max(5, 70000 // batch)):
         publish(loop, batch)
         loop.device.serve(batch, 0)
         wanted += loop.device.needs_used_notification()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cython_ring import Loopback, RingFull, RingUsageError, SplitRing
+from cython_ring import Loopback, RingBroken, RingFull, RingUsageError, SplitRing
 
 READ = ([(0x1000, 16)], [(0x2000, 512), (0x3000, 1)])
 
@@ -357,3 +357,51 @@ def test_dump_shows_the_private_side_next_to_the_shared_one() -> None:
         "shared": (0xDEAD, 16, 1, 1),
     }
     assert first["descriptors"][1]["shared"] == (0x2000, 512, 2, 0)
+
+
+# --- A queue that is reset and enabled again ---
+
+
+def test_after_a_reset_everything_begins_anew_and_what_was_outstanding_is_handed_back() -> None:
+    loop = Loopback(4, first_index=77, event_idx=True)
+    loop.driver.add([(0x1000, 1)], [], "published")
+    loop.driver.publish()
+    loop.device.put_used(77, 99, 0)
+    loop.device.set_used_idx(78)
+    loop.driver.set_used_notifications(False)
+    with pytest.raises(RingBroken):
+        loop.driver.pop()
+    assert loop.driver.reset() == ["published"]
+    loop.renew_device()
+    assert (loop.driver.free, loop.driver.outstanding, loop.driver.tokens()) == (4, 0, [])
+    dump = loop.driver.dump()
+    assert (dump["broken"], dump["used_notifications"]) == (None, False)
+    assert dump["shared"]["used_event"] == 0x8000
+    for token in range(9):
+        loop.driver.add([(0x1000, 1)], [], token)
+        loop.driver.publish()
+        fetch_and_complete(loop)
+        assert loop.driver.pop() == (token, 0)
+
+
+def test_a_reset_of_a_closed_ring_is_refused() -> None:
+    loop = Loopback(4)
+    loop.driver.close()
+    with pytest.raises(RingUsageError, match="closed"):
+        loop.driver.reset()
+
+
+def test_an_available_entry_is_stored_only_where_it_differs() -> None:
+    loop = Loopback(4)
+    for _ in range(2):
+        for token in range(4):
+            loop.driver.add([(0x1000, 1)], [], token)
+        loop.driver.publish()
+        for _ in range(4):
+            fetch_and_complete(loop)
+            loop.driver.pop()
+    avail = loop.view("avail").cast("H")
+    assert list(avail[2:6]) == [0, 1, 2, 3]
+    avail[2] = 77
+    loop.driver.add([(0x1000, 1)], [], None)
+    assert avail[2] == 77

@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
-from cython_ring import Loopback
+from cython_ring import Loopback, PackedLoopback
 
 COUNT = 200_000
 SECOND = 1_000_000_000
 READ = ([(0x1000, 16)], [(0x2000, 512), (0x3000, 1)])
 
 
-def drive(loop: Loopback, count: int) -> int:
+def drive(loop: Loopback | PackedLoopback, count: int) -> int:
     """Send `count` requests and check each completion; returns how many waits there were."""
     sent = done = waits = 0
     while done < count:
@@ -27,9 +28,32 @@ def drive(loop: Loopback, count: int) -> int:
     return waits
 
 
-@pytest.mark.parametrize(("size", "options"), [(256, {}), (64, {"event_idx": True, "platform_order": True})])
-def test_a_driver_and_a_device_in_two_threads_lose_and_mix_up_nothing(size: int, options: dict[str, bool]) -> None:
-    loop = Loopback(size, **options)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        (256, {}),
+        (64, {"event_idx": True, "platform_order": True}),
+        (64, {"in_order": True, "table_parts": 3}),
+    ],
+)
+def test_a_driver_and_a_device_in_two_threads_lose_and_mix_up_nothing(size: int, options: dict[str, Any]) -> None:
+    go(Loopback(size, **options))
+
+
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        (255, {}),
+        (67, {"event_idx": True, "platform_order": True, "table_parts": 3}),
+        (61, {"in_order": True}),
+    ],
+)
+def test_so_it_is_with_packed_rings_of_odd_sizes(size: int, options: dict[str, Any]) -> None:
+    go(PackedLoopback(size, **options))
+
+
+def go(loop: Loopback | PackedLoopback) -> None:
+    size = loop.driver.size
     with ThreadPoolExecutor(1) as pool:
         device = pool.submit(loop.device.serve, COUNT, 30 * SECOND)
         waits = drive(loop, COUNT)
