@@ -38,7 +38,8 @@ class Opened:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.resources.close()
+        with shield():
+            self.resources.close()
 
 
 class Place(ABC):
