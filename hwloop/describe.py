@@ -12,11 +12,12 @@ from itertools import takewhile
 from typing import Any
 
 from hwloop import session
-from hwloop.claim import VFIO_DRIVER
+from hwloop.claim import USER_DRIVERS
 from hwloop.config import read_config
 from hwloop.device.blk_protocol import FIELD_FEATURES
 from hwloop.door.base import Place
 from hwloop.door.pci import PciPlace
+from hwloop.errors import RefusedError, Unsupported
 from hwloop.inventory import Record, record_of
 from hwloop.spec import SECTOR_SIZE, DeviceType, feature_names
 from hwloop.transport.base import Transport
@@ -30,8 +31,6 @@ from pci import BarInfo, CapabilityInfo, ConfigSpace, IoBar, PciError, SysfsConf
 from udev import Sysfs
 
 _QUEUES_AT_MOST = 1024
-OUR_DRIVERS = (VFIO_DRIVER, "uio_pci_generic")
-"""Drivers of the kernel that only stand between: nothing else can be using what they hold."""
 
 
 @dataclass
@@ -96,7 +95,9 @@ class Description:
 
 
 def describe(target: str, sysfs: Sysfs | None = None) -> Description:
-    """Describe the device that a target names. Raises what `session.find` raises, and PciError."""
+    """Describe the device that a target names. Raises what `session.find` raises, and PciError; for what is no PCI
+    function of this machine, of which nothing else could be told, also what `Place.open_transport` raises, but for a
+    device that is in use or has no transport."""
     sysfs = sysfs or Sysfs()
     place = session.find(target, sysfs)
     description = _describe_function(place, sysfs) if isinstance(place, PciPlace) else _describe_place(place)
@@ -112,7 +113,11 @@ def _describe_function(function: PciPlace, sysfs: Sysfs) -> Description:
         capabilities, fault = _capabilities(config, bars)
         extended, extended_fault = _extended(config)
         msix = config.read_msix() if not fault else None
-    description = _describe_place(function, _why_not(function, record))
+    try:
+        description = _describe_place(function, _why_not(function, record))
+    except OSError as error:
+        # What sysfs knows is worth showing, whatever keeps us from the registers.
+        description = _describe_place(function, str(error))
     description.record = record
     description.capabilities, description.extended_capabilities = capabilities, extended
     description.bars = [bar_as_json(bar) for bar in bars.values()]
@@ -125,7 +130,7 @@ def _why_not(function: PciPlace, record: Record) -> str:
     """Why its registers are not to be read, or ""."""
     if not record.can_take:
         return record.why_not
-    if function.device_type != DeviceType.Block and record.driver not in (None, *OUR_DRIVERS):
+    if function.device_type != DeviceType.Block and record.driver not in (None, *USER_DRIVERS):
         # Whether a disk is in use can be found out; a network card's users would only notice.
         return f"driver {record.driver} uses it; take it away first: hwloop unbind {function.address}"
     return ""
@@ -140,7 +145,7 @@ def _describe_place(place: Place, why_not: str = "") -> Description:
                 registers = _read_registers(opened.transport)
                 way = Way(opened.transport.name, opened.hal.name, opened.why)
                 device_type: DeviceType | None = opened.transport.device_type()
-        except OSError as error:
+        except (RefusedError, Unsupported) as error:
             why_not = str(error)
     return Description(
         place.name, place.device_type if registers is None else device_type, way, registers, why_not

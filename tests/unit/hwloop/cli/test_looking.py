@@ -258,6 +258,27 @@ def test_a_card_that_the_kernel_uses_is_not_taken_to_look_at_it(machine: Machine
     assert machine.tree.writes == []
 
 
+@pytest.mark.parametrize(
+    ("target", "status", "words"),
+    [
+        ("qemu:no/such.img", 6, "cannot open no/such.img"),
+        ("fake:1M?generation-steps=-1", 4, "did not stop changing"),
+    ],
+)
+def test_what_has_nothing_but_registers_and_cannot_be_opened_is_an_error(
+    machine: Machine, capfd: Output, target: str, status: int, words: str
+) -> None:
+    assert run(["info", target]) == status
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert words in captured.err
+
+
+def test_a_device_without_a_transport_is_named_all_the_same(machine: Machine, capfd: Output) -> None:
+    assert run(["info", "svirtb:any.img"]) == 0
+    assert "were not read: svirtb:any.img has no transport" in capfd.readouterr().out
+
+
 def test_a_device_that_is_no_function_of_this_machine_is_described_by_its_registers(capfd: Output) -> None:
     content = as_json(capfd, "info", "fake:1M?block-size=4096")
     assert (content["device"], content["capabilities"], content["bars"]) == (None, [], [])
