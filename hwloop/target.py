@@ -11,6 +11,14 @@ from hwloop.errors import InvalidParam
 KINDS = ("pci", "block", "mmio", "qemu", "qtest", "fake", "svirtb", "vhost-user")
 _PCI_ADDRESS = re.compile(r"(?:[0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]")
 _BLOCK_NAME = re.compile(r"[a-z][a-z0-9]*")
+_EXAMPLE_OF = {
+    "mmio": "the address of registers: mmio:0xfeb02e00",
+    "qemu": "a disk image: qemu:disk.img",
+    "qtest": "the socket of a QEMU that you started: qtest:/tmp/qtest.sock",
+    "fake": "a size: fake:16M",
+    "svirtb": "a disk image: svirtb:disk.img",
+    "vhost-user": "the socket of a back end: vhost-user:/tmp/vhost.sock",
+}
 _EXAMPLES = "a PCI address (0000:00:05.0), the kernel's name of a disk (vda), mmio:0xADDRESS, or qemu:DISK.img"
 
 
@@ -32,7 +40,9 @@ class Target:
             return cls("pci", _pci_address(rest, text), options)
         if separator and scheme in KINDS and scheme != "block":
             if not rest:
-                raise InvalidParam(f"{text!r} has nothing behind {scheme}:", remedy=f"give {_EXAMPLES}")
+                raise InvalidParam(
+                    f"{text!r} has nothing behind {scheme}:", remedy=f"give {_EXAMPLE_OF.get(scheme, _EXAMPLES)}"
+                )
             return cls(scheme, rest, options)
         if _PCI_ADDRESS.fullmatch(body):
             return cls("pci", _pci_address(body, text), options)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwloop.errors import InvalidParam
-from hwloop.target import Target
+from hwloop.target import KINDS, Target
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,9 @@ def test_any_text_is_a_target_or_an_error_of_ours(text: str) -> None:
     assert target.kind in ("pci", "block")
     assert "/" not in target.name
     assert ".." not in target.name
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"pci", "block"}))
+def test_a_kind_with_nothing_behind_it_is_answered_with_an_example_of_that_kind(kind: str) -> None:
+    with pytest.raises(InvalidParam, match=f"'{kind}:' has nothing behind {kind}:; give .*{kind}:[^ ]+$"):
+        Target.parse(f"{kind}:")
