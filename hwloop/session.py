@@ -38,7 +38,11 @@ def open(target: str | Target, sysfs: Sysfs | None = None) -> Driver:  # noqa: A
     `with hwloop.open("0000:00:05.0") as disk:` gives it back at the end. A block device is a `VirtioBlk`. Raises
     InvalidParam, RefusedError for a disk in use, SetupError for what the machine lacks, DeviceError.
     """
-    place = find(target, sysfs)
+    return open_place(find(target, sysfs))
+
+
+def open_place(place: Place) -> Driver:
+    """As `open`, for a place that was found before."""
     with ExitStack() as stack:
         with shield():
             device = stack.enter_context(place.open())

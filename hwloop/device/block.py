@@ -263,13 +263,19 @@ class BlockDevice(Driver, BlockDriverOps):
             self._make_room(length)
             request = Request(kind, sector, data, listed=listed)
             token = self._next_token
-            try:
-                self._enqueue(request, token)
-            except BaseException:
-                self._release(request, copy=False)
-                raise
             self._next_token += 1
             self._in_flight[token] = request
+            try:
+                self._enqueue(request, token)
+            except Exception:
+                del self._in_flight[token]
+                self._release(request, copy=False)
+                raise
+            except BaseException:
+                self._give_up(
+                    DeviceLost("a signal came while a request was put into the queue", remedy="open it again")
+                )
+                raise
             self._publish(request)
             return token
 
