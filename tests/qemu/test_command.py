@@ -37,7 +37,8 @@ class User:
 
     def run(self, *command: str) -> subprocess.CompletedProcess[bytes]:
         # The interpreter may be in root's home, and its byte code cannot be written anyway.
-        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
         return subprocess.run(
             [*self._prefix, *command], cwd=self.folder, env=environment, capture_output=True, timeout=60, check=False
         )
