@@ -32,9 +32,10 @@ class Outbox(Owner):
         slot, ticket = self._free.pop(), self._next_ticket
         start = slot * self.slot_bytes
         self._memory.view[start : start + len(data)] = data
-        self.queue.add([(PhysAddr(self._memory.paddr + start), len(data))], [], slot)
+        # First the account: a signal may come between, and what is in the queue comes back.
         self._tickets[slot] = ticket
         self._next_ticket += 1
+        self.queue.add([(PhysAddr(self._memory.paddr + start), len(data))], [], slot)
         return ticket
 
     def take_back(self) -> int:

@@ -1,13 +1,16 @@
-"""The names of seed 000 for making a block driver."""
+"""The names of seed 000 for making a block driver, and requests that cannot be made."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
 from hwloop.device.blk import VirtioBlk, VirtIoBlkDev
 from hwloop.device.fake_blk import FakeBlk
-from hwloop.errors import FeaturesRefused
+from hwloop.errors import DeviceLost, DmaError, FeaturesRefused
 from hwloop.hal.fake import FakeHal
+from hwloop.spec import DeviceStatus, PhysAddr
 from hwloop.transport.fake import FakeTransport
 
 
@@ -27,3 +30,46 @@ def test_try_new_fails_when_a_step_fails_and_leaves_nothing() -> None:
     with pytest.raises(FeaturesRefused):
         VirtIoBlkDev.try_new(transport, hal)
     assert (hal.leaks(), transport.closed) == ([], True)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_signal_while_a_request_is_put_into_the_queue_ends_the_disk_and_frees_nothing_early(moment: str) -> None:
+    hal = FakeHal()
+    device = FakeBlk(hal)
+    disk = VirtioBlk(FakeTransport(device), hal)
+    add, released = disk._queue.add, list[str]()
+
+    def interrupted(*arguments: Any) -> None:
+        if moment == "after":
+            add(*arguments)
+        raise KeyboardInterrupt
+
+    unshare = hal.unshare
+    hal.unshare = lambda *arguments: (released.append(repr(device.status)), unshare(*arguments))[1]  # type: ignore[method-assign]
+    disk._queue.add = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        disk.read(0, 512)
+    assert released == [repr(DeviceStatus(0))], "the device may have the buffer until it was reset"
+    with pytest.raises(DeviceLost, match="a signal came while a request was put into the queue"):
+        disk.read(0, 512)
+    disk.close()
+    assert hal.leaks() == []
+
+
+def test_a_request_that_cannot_be_made_costs_nothing() -> None:
+    hal = FakeHal()
+    with VirtioBlk(FakeTransport(FakeBlk(hal)), hal) as disk:
+        free = disk.requests_free
+        share = hal.share
+
+        def exhausted(*_: object) -> PhysAddr:
+            raise DmaError("1 huge page of 2048 KiB for the device's memory: not free")
+
+        hal.share = exhausted  # type: ignore[method-assign]
+        for _ in range(free + 1):
+            with pytest.raises(DmaError):
+                disk.read(0, 512)
+        hal.share = share  # type: ignore[method-assign]
+        assert disk.requests_free == free
+        assert disk.read(0, 512) == bytes(512)
+    assert hal.leaks() == []

@@ -528,3 +528,19 @@ def test_the_fake_refuses_control_messages_that_a_driver_does_not_send(several: 
 def test_a_port_that_a_plain_console_cannot_have_is_not_waited_for(plain: Bench) -> None:
     with pytest.raises(InvalidParam, match=r"port 'x'.*; the device has these ports: 0"):
         plain.console.find_port("x", seconds=60)
+
+
+def test_a_signal_while_bytes_are_put_into_the_queue_confuses_nothing(plain: Bench) -> None:
+    queue = plain.console.find_port()._outbox.queue
+    add = queue.add
+
+    def interrupted(*arguments: Any) -> None:
+        add(*arguments)
+        raise KeyboardInterrupt
+
+    queue.add = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        plain.console.send(b"one")
+    queue.add = add  # type: ignore[method-assign]
+    plain.console.send(b"two")
+    assert plain.is_clean()
