@@ -189,18 +189,19 @@ class BlockDevice(Driver, BlockDriverOps):
         Deadline and errors as `wait`; raises WrongToken when none of them is in flight.
         """
         patience = Patience(Deadline(self._request_seconds if seconds is None else seconds))
+        stood_back = False
         while True:
+            # One lock over both: what another thread finds for us in between would be waited for in vain.
             with self._lock:
-                done = self.poll()
-                found = [token for token in done if token in tokens]
+                found = self._completed_of(tokens)
                 if found:
                     return found
-                if not any(token in self._in_flight for token in tokens):
-                    raise WrongToken("no request that is waited for is in flight")
-            if done:
-                # Another thread has not taken its results yet, and needs the lock for that.
+                # What is done is for other threads, which need the lock to take it.
+                stood_back = bool(self._done) and not stood_back
+                if not stood_back:
+                    self._wait_a_little(patience)
+            if stood_back:
                 time.sleep(0)
-            self._wait_a_little(patience)
 
     def abandon(self, token: int) -> None:
         """Nobody will ask for this result: drop it, now or when it comes. Idempotent; the device still does it."""
@@ -349,6 +350,13 @@ class BlockDevice(Driver, BlockDriverOps):
         if request.paddr is not None and request.data is not None:
             direction = DIRECTIONS[request.kind] if copy else BufferDirection.DriverToDevice
             self.hal.unshare(request.paddr, request.data, direction)
+
+    def _completed_of(self, tokens: Collection[int]) -> list[int]:
+        """Raises WrongToken when none of them has completed or is in flight."""
+        found = [token for token in self.poll() if token in tokens]
+        if not found and not any(token in self._in_flight for token in tokens):
+            raise WrongToken("none of the requests that are waited for is in flight")
+        return found
 
     def _not_done(self, token: int) -> HwloopError:
         if token in self._in_flight:
