@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from hwloop.errors import ConfigSpaceTooSmall, DeviceLost, InvalidParam, TransportError
-from hwloop.spec import VIRTIO_VENDOR_ID, DeviceStatus, DeviceType, device_type_of_pci_id
+from hwloop.spec import VIRTIO_VENDOR_ID, DeviceStatus, DeviceType, InterruptStatus, device_type_of_pci_id
 from hwloop.transport.base import Transport
 from hwloop.transport.pci_errors import InvalidDeviceId, InvalidVendorId, Pci
 from mmio.register import ReadableWritable
@@ -14,6 +14,7 @@ from pci import CapabilityError, CapabilityId, Command, ConfigSpace
 NO_VECTOR = 0xFFFF
 """VIRTIO_MSI_NO_VECTOR: no interrupt for this event (VIRTIO 1.4, 4.1.5.1.2)."""
 
+_ISR_BITS = InterruptStatus.QUEUE_INTERRUPT | InterruptStatus.DEVICE_CONFIGURATION_INTERRUPT
 _MESSAGE_CONTROL = 2
 _MSIX_ENABLE = 1 << 15
 
@@ -94,6 +95,13 @@ def checked_status(value: int) -> DeviceStatus:
     if value == 0xFF:
         raise DeviceLost("the device status reads 0xff: the function does not answer any more")
     return DeviceStatus(value)
+
+
+def checked_isr(value: int) -> InterruptStatus:
+    """What the ISR status says is pending (VIRTIO 1.4, 4.1.4.5); its other bits are reserved. Raises DeviceLost."""
+    if value == 0xFF:
+        raise DeviceLost("the ISR status reads 0xff: the function does not answer any more")
+    return InterruptStatus(value & _ISR_BITS)
 
 
 def check_config_field(offset: int, width: int, size: int) -> None:

@@ -18,6 +18,7 @@ from hwloop.transport.pci_common import (
     MsixSwitch,
     PciFunctionTransport,
     check_config_field,
+    checked_isr,
     checked_status,
     set_vector,
 )
@@ -127,7 +128,8 @@ class PciLegacyTransport(PciFunctionTransport):
             set_vector(self.registers.vectors.config_vector, self.config_vector, "the configuration")
 
     def ack_interrupt(self) -> InterruptStatus:
-        return InterruptStatus(self.registers.read_isr())
+        """Raises DeviceLost when the function does not answer any more."""
+        return checked_isr(self.registers.read_isr())
 
     def read_config_generation(self) -> int:
         """Always 0: this interface has none, and `read_consistent` reads twice."""

@@ -11,7 +11,14 @@ from hwloop.errors import ConfigSpaceMissing, InvalidParam, TransportError
 from hwloop.hal.base import Hal
 from hwloop.spec import DeviceStatus, Feature, InterruptStatus, PhysAddr
 from hwloop.transport.pci_capability import CfgType, VirtioCapability, choose, require, virtio_capabilities
-from hwloop.transport.pci_common import NO_VECTOR, PciFunctionTransport, check_config_field, checked_status, set_vector
+from hwloop.transport.pci_common import (
+    NO_VECTOR,
+    PciFunctionTransport,
+    check_config_field,
+    checked_isr,
+    checked_status,
+    set_vector,
+)
 from hwloop.transport.pci_errors import Pci
 from mmio import (
     ReadOnly8,
@@ -201,7 +208,8 @@ class PciTransport(PciFunctionTransport):
             set_vector(self._common.config_msix_vector, self.config_vector, "the configuration")
 
     def ack_interrupt(self) -> InterruptStatus:
-        return InterruptStatus(self._isr.isr_status.read())
+        """Raises DeviceLost when the function does not answer any more."""
+        return checked_isr(self._isr.isr_status.read())
 
     def read_config_generation(self) -> int:
         return self._common.config_generation.read()

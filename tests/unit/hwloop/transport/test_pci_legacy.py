@@ -287,6 +287,20 @@ def test_features_above_31_are_neither_seen_nor_accepted() -> None:
     assert machine.accesses() == []
 
 
+def test_reserved_bits_of_the_isr_status_mean_nothing() -> None:
+    transport = Machine().begun()
+    transport.registers.read_isr = lambda: 0xFD  # type: ignore[method-assign]
+    assert transport.ack_interrupt() == InterruptStatus.QUEUE_INTERRUPT
+
+
+def test_an_interrupt_of_a_function_that_is_gone_is_not_acknowledged_but_told() -> None:
+    machine = Machine()
+    transport = machine.begun()
+    machine.device.faults.gone = True
+    with pytest.raises(DeviceLost, match="ISR status reads 0xff"):
+        transport.ack_interrupt()
+
+
 def test_a_function_that_is_gone_is_lost_and_stops_quietly() -> None:
     machine = Machine()
     transport = machine.begun()

@@ -276,6 +276,8 @@ def test_a_function_that_is_gone_is_lost_and_stops_quietly() -> None:
     machine.device.faults.gone = True
     with pytest.raises(DeviceLost, match="reads 0xff"):
         transport.get_status()
+    with pytest.raises(DeviceLost, match="ISR status reads 0xff"):
+        transport.ack_interrupt()
     with pytest.raises(DeviceLost):
         transport.reset()
     transport.stop_dma()
