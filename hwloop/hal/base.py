@@ -12,7 +12,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from hwloop.errors import DeviceClosed, DmaError, InvalidParam, Unsupported
+from hwloop.errors import DeviceClosed, DmaError, HwloopError, InvalidParam, Unsupported
 from hwloop.hal.arena import Arena
 from hwloop.owner import Owner
 from hwloop.spec import PAGE_SIZE, PhysAddr
@@ -194,11 +194,21 @@ class BounceHal(Hal):
             offset = arena.allocate(size)
             if offset is not None:
                 return arena, offset
-        arena = self._new_arena(max(size, self.arena_bytes), direction)
+        arena = self._grow(max(size, self.arena_bytes), direction)
         self._arenas[direction].append(arena)
         offset = arena.allocate(size)
         assert offset is not None, "a new arena holds what it was made for"
         return arena, offset
+
+    def _grow(self, size: int, direction: BufferDirection) -> Arena:
+        """A new arena; what the system says of its own is a DmaError too."""
+        try:
+            return self._new_arena(size, direction)
+        except HwloopError:
+            raise
+        except (OSError, OverflowError) as error:
+            code, text = (error.errno, error.strerror) if isinstance(error, OSError) else (None, str(error))
+            raise DmaError(f"cannot allocate {size >> 10} KiB of memory for the device: {text}", errno=code) from error
 
     def _arena_of(self, paddr: int) -> Arena:
         for arenas in self._arenas.values():

@@ -26,6 +26,10 @@ DEV_MEM = "/dev/mem"
 _ANSWER_SECONDS = 5.0
 
 
+class NothingAnswers(SetupError):
+    """There are no registers at the address: reading them is a bus error."""
+
+
 class DevMemHal(PhysicalHal):
     """The HAL of registers in `path`, which is the memory device or any file in its place.
 
@@ -45,8 +49,8 @@ class DevMemHal(PhysicalHal):
         """The registers, mapped; inside registers that this HAL has mapped already, a part of those.
 
         The first register is read once, to see that something answers. Raises SetupError for what the kernel does not
-        let us map (a driver holds it, it is memory, we are not root) and where nothing answers, mmio.RegionInUse for
-        registers that this process has already.
+        let us map (a driver holds it, it is memory, we are not root), NothingAnswers, mmio.RegionInUse for registers
+        that this process has already.
         """
         for owner in list(self._owned):
             if not owner.closed and owner.address <= paddr and paddr + size <= owner.address + owner.size:
@@ -56,7 +60,9 @@ class DevMemHal(PhysicalHal):
             pointer = UniqueMmioPointer(self._map, paddr, size, space=f"physical memory in {self._path}")
             stack.callback(pointer.close)
             if not answers(pointer):
-                raise SetupError(f"nothing answers at {paddr:#x}: reading it is a bus error", remedy="see: hwloop list")
+                raise NothingAnswers(
+                    f"nothing answers at {paddr:#x}: reading it is a bus error", remedy="see: hwloop list"
+                )
             self._owned.add(pointer)
             stack.pop_all()
         return pointer

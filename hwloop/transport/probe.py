@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hwloop.hal.base import Hal
+from hwloop.hal.devmem import NothingAnswers
 from hwloop.spec import DeviceType, device_type_of_pci_id, is_transitional_pci_id
 from hwloop.transport.mmio import BadMagic, InvalidDeviceID, MmioTransport, UnsupportedVersion
 from hwloop.transport.pci_capability import CfgType, virtio_capabilities
@@ -51,12 +52,13 @@ def _has_modern_interface(config: ConfigSpace) -> bool:
 
 def probe_mmio_device(hal: Hal, reg_base: int, reg_size: int) -> tuple[DeviceType, MmioTransport] | None:
     """The type and the transport of the device whose registers are `reg_size` bytes at a physical address; None where
-    there is none that we know: another magic value, an empty slot, an unknown version. Nothing stays mapped then.
+    there is none that we know: nothing that answers, another magic value, an empty slot, an unknown version. Nothing
+    stays mapped then.
 
     Raises InvalidParam and MmioRegionTooSmall for a place where no device can be.
     """
     try:
         transport = MmioTransport(hal, reg_base, reg_size)
-    except (BadMagic, UnsupportedVersion, InvalidDeviceID):
+    except (BadMagic, UnsupportedVersion, InvalidDeviceID, NothingAnswers):
         return None
     return transport.device_type(), transport

@@ -219,3 +219,11 @@ def test_pages_are_rounded_up() -> None:
 def test_the_table_of_hals_names_those_of_this_kernel_and_the_fake() -> None:
     assert {"fake", "uio", "vfio"} <= set(HALS)
     assert HALS.get("fake") is FakeHal
+
+
+@pytest.mark.parametrize("pages", [1 << 40, 1 << 50, 1 << 60, 1 << 70])
+def test_more_memory_than_there_can_be_is_an_error_of_memory(pages: int) -> None:
+    with FakeHal() as hal:
+        with pytest.raises(DmaError, match=r"cannot allocate .* KiB of memory for the device"):
+            hal.dma_alloc(pages, BufferDirection.Both)
+        assert hal.dma_alloc(1, BufferDirection.Both), "and the others are not hurt"

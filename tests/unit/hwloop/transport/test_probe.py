@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hwloop.errors import TransportError
+from hwloop.hal.devmem import NothingAnswers
 from hwloop.hal.fake import FakeHal
 from hwloop.spec import DeviceType
 from hwloop.transport.fake_device import MODERN, FakeDevice
@@ -12,7 +13,8 @@ from hwloop.transport.fake_pci import FakePciFunction
 from hwloop.transport.fake_pci_legacy import FakePciLegacyFunction
 from hwloop.transport.pci_legacy import PciLegacyTransport
 from hwloop.transport.pci_modern import PciTransport
-from hwloop.transport.probe import probe_pci_device
+from hwloop.transport.probe import probe_mmio_device, probe_pci_device
+from mmio import Region
 from pci import BytesRootAccess, DeviceFunction, DeviceFunctionInfo, PciRoot, new_function
 
 PLACE = DeviceFunction(0, 5, 0)
@@ -90,3 +92,11 @@ def test_a_virtio_function_with_a_broken_list_of_capabilities_is_an_error(kind: 
     bus.function.config.poke(first + 1, bytes([first]))
     with pytest.raises(TransportError, match="leads back to where the walk has been"):
         probe_pci_device(bus.hal, bus.root, PLACE, bus.info())
+
+
+def test_an_address_that_is_a_bus_error_has_no_device() -> None:
+    class Board(FakeHal):
+        def mmio_phys_to_virt(self, paddr: int, size: int, *, hot: bool = False) -> Region:
+            raise NothingAnswers("reading it is a bus error")
+
+    assert probe_mmio_device(Board(), 0xFEB02E00, 0x200) is None
