@@ -17,6 +17,7 @@ HALS: Registry[type[Hal]] = Registry(
         "vfio": "hwloop.hal.vfio:VfioHal",
         "vfio-noiommu": "hwloop.hal.vfio_noiommu:VfioNoIommuHal",
         "vhost": "hwloop.hal.vhost:VhostHal",
+        "vhost-vdpa": "hwloop.hal.vhost_vdpa:VhostVdpaHal",
     },
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 
 from hwloop.owner import Owner
 
@@ -41,3 +42,27 @@ def _map_anonymous(size: int) -> tuple[bool, mmap.mmap]:
         return True, mmap.mmap(-1, huge_size, flags=flags | _MAP_HUGETLB)
     except OSError:
         return False, mmap.mmap(-1, size, flags=flags)
+
+
+class FileMemory(Owner):
+    """Zeroed memory of a file without a name, for a device that may be a process and is given the file.
+
+    A child process does not inherit it. `address` and `size` (bytes, whole pages) never change.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        fd = os.memfd_create("hwloop-dma", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(fd, self.size)
+            self._map = mmap.mmap(fd, self.size)
+        finally:
+            os.close(fd)
+        self._map.madvise(mmap.MADV_DONTFORK)
+        self._anchor: ctypes.c_char | None = ctypes.c_char.from_buffer(self._map)
+        self.address = ctypes.addressof(self._anchor)
+
+    def close(self) -> None:
+        """Unmap. Idempotent; the pages live on as long as anybody else has mapped them."""
+        self._anchor = None
+        self._map.close()
