@@ -14,6 +14,7 @@ TRANSPORTS: Registry[type[Transport]] = Registry(
         "pci": "hwloop.transport.pci_modern:PciTransport",
         "pci-legacy": "hwloop.transport.pci_legacy:PciLegacyTransport",
         "vhost-user": "hwloop.transport.vhost_user:VhostUserTransport",
+        "vhost-vdpa": "hwloop.transport.vhost_vdpa:VhostVdpaTransport",
     },
 )
 
