@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from hwloop.errors import InvalidParam
 
-KINDS = ("pci", "block", "mmio", "qemu", "qtest", "fake", "svirtb", "vhost-user")
+KINDS = ("pci", "block", "mmio", "qemu", "qtest", "fake", "svirtb", "vhost-user", "vhost-vdpa")
 _PCI_ADDRESS = re.compile(r"(?:[0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]")
 _BLOCK_NAME = re.compile(r"[a-z][a-z0-9]*")
 _EXAMPLE_OF = {
@@ -18,6 +18,7 @@ _EXAMPLE_OF = {
     "fake": "a size: fake:16M",
     "svirtb": "a disk image: svirtb:disk.img",
     "vhost-user": "the socket of a back end: vhost-user:/tmp/vhost.sock",
+    "vhost-vdpa": "a node of the kernel: vhost-vdpa:/dev/vhost-vdpa-0",
 }
 _EXAMPLES = "a PCI address (0000:00:05.0), the kernel's name of a disk (vda), mmio:0xADDRESS, or qemu:DISK.img"
 

@@ -22,6 +22,7 @@ DOORS: Registry[Callable[[Target, Sysfs], Place]] = Registry(
         "qtest": "hwloop.door.qtest:find",
         "svirtb": "hwloop.door.svirtb:find",
         "vhost-user": "hwloop.door.vhost_user:find",
+        "vhost-vdpa": "hwloop.door.vhost_vdpa:find",
     },
 )
 
