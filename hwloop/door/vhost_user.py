@@ -65,11 +65,13 @@ class VhostUserPlace(Place):
             return Opened(transport, hal, stack.pop_all())
 
 
-def connect(path: str, seconds: float = ANSWER_SECONDS) -> FrontEnd:
+def connect(path: str, seconds: float | None = None) -> FrontEnd:
     """Connect to the back end that listens at a path; an answer may take so many seconds.
 
-    Raises SetupError when nobody answers there, BrokenProtocol for what is no vhost-user back end.
+    Raises SetupError when nobody answers there, DeviceLost when it hangs up, BrokenProtocol for what is no vhost-user
+    back end.
     """
+    seconds = ANSWER_SECONDS if seconds is None else seconds
     sock = _connect(path, seconds)
     try:
         return FrontEnd(sock, seconds=seconds, peer=f"the back end at {path}")

@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from hwloop.errors import DeviceError, DmaError, InvalidParam, Unsupported
+from hwloop.errors import DmaError, InvalidParam, Unsupported
 from hwloop.hal.arena import Arena
 from hwloop.hal.base import BounceHal, BufferDirection
 from hwloop.hal.interrupt import Interrupt
@@ -66,12 +66,12 @@ class VhostHal(BounceHal):
         self._quarantined = True
 
     def release_memory(self) -> None:
+        """Unmap it. The back end is not told (REM_MEM_REG): qemu-storage-daemon 7.2 still touches the rings for requests
+        that were in flight when its queue was stopped, and dies; it unmaps by itself when the connection ends."""
         keep_no_longer(self)
         with ExitStack() as steps:
             while self._regions:
-                region = self._regions.pop()
-                steps.callback(region.close)
-                self._remove(region)
+                steps.callback(self._regions.pop().close)
             steps.callback(self._forget_arenas)
 
     def _forget_arenas(self) -> None:
@@ -126,12 +126,6 @@ class VhostHal(BounceHal):
     @property
     def _one_at_a_time(self) -> bool:
         return bool(self._front_end.protocol & ProtocolFeature.CONFIGURE_MEM_SLOTS)
-
-    def _remove(self, region: SharedRegion) -> None:
-        """Nothing depends on it: the back end gives up what it maps at the end of the connection at the latest."""
-        if self._one_at_a_time and self._front_end.fault is None:
-            with suppress(DeviceError):
-                self._front_end.tell(Request.REM_MEM_REG, SingleRegion(region.region))
 
 
 class CallInterrupt(Interrupt):

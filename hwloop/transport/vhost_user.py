@@ -234,7 +234,13 @@ class VhostUserTransport(Transport):
 
     def _describe(self, queue: int, size: int, addresses: VringAddresses) -> None:
         tell = self._front_end.tell
-        tell(Request.SET_VRING_NUM, VringState(queue, size))
+        try:
+            tell(Request.SET_VRING_NUM, VringState(queue, size))
+        except BackEndRefused as error:
+            raise BackEndRefused(
+                f"the back end refused queue {queue} with {size} descriptors",
+                remedy="say how many it takes: queue-size=128",
+            ) from error
         tell(Request.SET_VRING_BASE, VringState(queue, 0))
         tell(Request.SET_VRING_ADDR, addresses)
 

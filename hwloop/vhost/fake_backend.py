@@ -410,10 +410,12 @@ class _Session(Owner):
 
     def _set_vring_num(self, payload: VringState, descriptors: list[int]) -> _Answer:
         ring, size = self._ring(payload.index), payload.num
-        most = self.device.queues[payload.index].max_size
-        _rule(0 < size <= most and not size & (size - 1), f"queue {payload.index} with {size} of {most} descriptors")
+        _rule(size > 0 and not size & (size - 1), f"queue {payload.index} with {size} descriptors")
+        too_many = size > self.device.queues[payload.index].max_size
+        # No message tells how many it takes, so this is no rule that was broken; but who hears no answer goes on.
+        _rule(not too_many or self._has(P.REPLY_ACK), f"queue {payload.index} with {size} descriptors, too many")
         ring.size = size
-        return Number(0)
+        return Number(int(too_many))
 
     def _set_vring_base(self, payload: VringState, descriptors: list[int]) -> _Answer:
         _rule(payload.num == 0, f"queue {payload.index} begins at {payload.num}, and was never served")
@@ -459,9 +461,9 @@ class _Session(Owner):
 
     def _get_vring_base(self, payload: VringState, descriptors: list[int]) -> _Answer:
         ring = self._rings.pop(payload.index, None)
-        if ring is None or not ring.running:
-            raise RuleBroken(f"GET_VRING_BASE of queue {payload.index}, which does not run")
-        index = self._next_available(payload.index)
+        if ring is None or Request.SET_VRING_KICK not in ring.descriptors:
+            raise RuleBroken(f"GET_VRING_BASE of queue {payload.index}, which was not started")
+        index = self._next_available(payload.index) if ring.running else 0
         self.device.reset_queue(payload.index)
         ring.close()
         return VringState(payload.index, index)

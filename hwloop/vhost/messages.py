@@ -350,6 +350,7 @@ KINDS: dict[Request, Kind] = {
     Request.RESET_DEVICE: Kind(Nothing, feature=ProtocolFeature.RESET_DEVICE),
     Request.GET_MAX_MEM_SLOTS: Kind(Nothing, Number, feature=ProtocolFeature.CONFIGURE_MEM_SLOTS),
     Request.ADD_MEM_REG: Kind(SingleRegion, descriptors=_ONE, feature=ProtocolFeature.CONFIGURE_MEM_SLOTS),
+    # Not sent here (see VhostHal); a back end may get a descriptor that it has to close.
     Request.REM_MEM_REG: Kind(SingleRegion, descriptors=_ONE_OR_NONE, feature=ProtocolFeature.CONFIGURE_MEM_SLOTS),
     Request.SET_STATUS: Kind(Number, feature=ProtocolFeature.STATUS),
     Request.GET_STATUS: Kind(Nothing, Number, feature=ProtocolFeature.STATUS),
