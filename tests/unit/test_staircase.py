@@ -56,6 +56,7 @@ STEPS = {
     "hwloop.inventory_mmio": 6,
     "hwloop.probe": 6,
     "hwloop.describe": 6,
+    "hwloop.bench": 6,
     "hwloop.cli": 7,
     "hwloop.pytest_plugin": 7,
     "hwloop.vm": 7,
