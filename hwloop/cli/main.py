@@ -21,6 +21,7 @@ COMMANDS = {
     "write": ("hwloop.cli.write", "command", "Write bytes to a disk."),
     "flush": ("hwloop.cli.flush", "command", "Make everything written to a disk durable."),
     "id": ("hwloop.cli.id", "command", "Print the serial of a disk."),
+    "bench": ("hwloop.cli.bench", "command", "Measure a disk: IOPS, latencies, costs a request."),
     "rng": ("hwloop.cli.rng", "command", "Read random bytes from an entropy device."),
     "console": ("hwloop.cli.console", "command", "Talk to a console device."),
     "bind": ("hwloop.cli.bind", "bind", "Bind a device to a kernel driver, and leave it so."),
