@@ -66,8 +66,9 @@ class VhostHal(BounceHal):
         self._quarantined = True
 
     def release_memory(self) -> None:
-        """Unmap it. The back end is not told (REM_MEM_REG): qemu-storage-daemon 7.2 still touches the rings for requests
-        that were in flight when its queue was stopped, and dies; it unmaps by itself when the connection ends."""
+        """Unmap it. The back end unmaps it at the end of the connection, and is not told before (REM_MEM_REG):
+        qemu-storage-daemon 7.2 goes on with requests that were in flight when their queue was stopped, and would die of
+        rings that are not there."""
         keep_no_longer(self)
         with ExitStack() as steps:
             while self._regions:
