@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hwloop.device.blk import VirtioBlk, VirtIoBlkDev
     from hwloop.device.console import VirtIOConsole, VirtioConsole
     from hwloop.device.rng import VirtioRng
+    from hwloop.device.svirtb import SvirtbBlk
     from hwloop.errors import DeviceError, DriverError, HwloopError
     from hwloop.hal.base import BufferDirection, Dma, Hal
     from hwloop.owning_queue import OwningQueue
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from hwloop.spec import PAGE_SIZE, DeviceStatus, DeviceType, InterruptStatus, PhysAddr
     from hwloop.target import Target
     from hwloop.transport.base import Transport
+    from hwloop.transport.some import SomeTransport
 
 _HOMES = {
     "BaseDriverOps": "hwloop.device.base",
@@ -43,6 +45,8 @@ _HOMES = {
     "OwningQueue": "hwloop.owning_queue",
     "PAGE_SIZE": "hwloop.spec",
     "PhysAddr": "hwloop.spec",
+    "SomeTransport": "hwloop.transport.some",
+    "SvirtbBlk": "hwloop.device.svirtb",
     "Target": "hwloop.target",
     "Transport": "hwloop.transport.base",
     "VirtIOConsole": "hwloop.device.console",
@@ -71,6 +75,8 @@ __all__ = [
     "InterruptStatus",
     "OwningQueue",
     "PhysAddr",
+    "SomeTransport",
+    "SvirtbBlk",
     "Target",
     "Transport",
     "VirtIOConsole",
