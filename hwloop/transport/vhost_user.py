@@ -293,8 +293,11 @@ class _Ring(Owner):
         self.error = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def notify(self) -> None:
-        with suppress(BlockingIOError):  # the back end has not looked for 2**64 notifications, and will find this one
+        try:
             os.eventfd_write(self.kick, 1)
+        except BlockingIOError:
+            # The back end has not looked for 2**64 notifications, and will find this one among them.
+            return
 
     def failed(self) -> bool:
         """Whether the back end has told of an error since the last time, or ever."""

@@ -379,20 +379,21 @@ def test_the_back_end_cannot_make_the_memory_shorter() -> None:
             os.ftruncate(hal._regions[0].fd, 0)
 
 
-def test_more_memory_is_given_while_the_device_is_at_work() -> None:
+def test_more_memory_is_given_while_the_device_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(VhostHal, "region_bytes", 8 << 20)
     with Peer() as peer:
         disk = peer.disk()
-        disk.hal.region_bytes = 1 << 20  # type: ignore[attr-defined]
-        with Dma(disk.hal, (300 << 20) >> 12, BufferDirection.Both):
+        with Dma(disk.hal, (9 << 20) >> 12, BufferDirection.Both):
             assert peer.back_end.requests.count(Request.ADD_MEM_REG) == 2
             assert disk.read(0, 512) == bytes(512)
 
 
-def test_a_back_end_without_slots_gets_no_more_memory_while_it_is_at_work() -> None:
+def test_a_back_end_without_slots_gets_no_more_memory_while_it_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(VhostHal, "region_bytes", 8 << 20)
     with Peer(LEAST) as peer:
         disk = peer.disk()
         with pytest.raises(DmaError, match="takes no more while it is at work"):
-            Dma(disk.hal, (300 << 20) >> 12, BufferDirection.Both)
+            Dma(disk.hal, (9 << 20) >> 12, BufferDirection.Both)
         assert disk.read(0, 512) == bytes(512)
 
 
