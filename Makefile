@@ -11,7 +11,7 @@ JOBS ?= $(shell nproc)
 # Each with its reason:
 #   python3-dev gcc libc6-dev   compile the extensions, for this machine and for the guest
 #   python3-venv                the virtual environment in .venv
-#   qemu-system-x86             the test VM
+#   qemu-system-x86             the test VM; brings qemu-storage-daemon too (in qemu-system-common), for vhost-user
 #   qemu-system-arm             the test VM that is an ARM machine (--machine virt)
 #   gcc-aarch64-linux-gnu       compiles the extensions for it
 #   mmdebstrap                  unpacks the guest's root from Debian packages, running nothing of it
