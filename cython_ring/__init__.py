@@ -8,18 +8,22 @@ strict mocks for tests; `Loopback` and `PackedLoopback` join the two.
 
 from cython_ring.device_packed import DeviceSidePacked
 from cython_ring.device_side import Chain, DeviceSideSplit
+from cython_ring.engine import COMPLETION_BYTES, REQUEST_BYTES, Engine
 from cython_ring.errors import DriverViolation, RingBroken, RingError, RingFull, RingUsageError
-from cython_ring.layout import IndirectTables, PackedLayout, SplitLayout, packed_layout, split_layout
+from cython_ring.layout import IndirectTables, PackedLayout, SlotMemory, SplitLayout, packed_layout, split_layout
 from cython_ring.loopback import Loopback, PackedLoopback
 from cython_ring.packed import PackedRing
 from cython_ring.ring import Ring
 from cython_ring.split import SplitRing
 
 __all__ = [
+    "COMPLETION_BYTES",
+    "REQUEST_BYTES",
     "Chain",
     "DeviceSidePacked",
     "DeviceSideSplit",
     "DriverViolation",
+    "Engine",
     "IndirectTables",
     "Loopback",
     "PackedLayout",
@@ -30,6 +34,7 @@ __all__ = [
     "RingError",
     "RingFull",
     "RingUsageError",
+    "SlotMemory",
     "SplitLayout",
     "SplitRing",
     "packed_layout",

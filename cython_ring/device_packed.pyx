@@ -3,7 +3,7 @@
 """The device's side of a packed virtqueue: a mock for tests of anything that drives one (VIRTIO 1.4, 2.8)."""
 
 cimport cython
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
 from cython_ring.device_side cimport (
@@ -22,6 +22,7 @@ from cython_ring.device_side cimport (
     walk_add,
     walk_begin,
     walk_refuse,
+    walk_write_tail,
 )
 from cython_ring.memory cimport (
     ring_cpu_relax,
@@ -228,7 +229,7 @@ cdef inline void give(PackedDeviceState *d, uint16_t id, uint32_t written) noexc
     write_used(d, position, id, written, flags)
 
 
-cdef inline int serve_some(PackedDeviceState *d, uint64_t last) noexcept nogil:
+cdef inline int serve_some(PackedDeviceState *d, uint64_t last, int tail) noexcept nogil:
     """Complete one chain; with IN_ORDER all that are available, as one batch."""
     cdef uint16_t id = 0
     cdef uint32_t written = 0
@@ -239,18 +240,20 @@ cdef inline int serve_some(PackedDeviceState *d, uint64_t last) noexcept nogil:
         if found != SOMETHING:
             break
         written = <uint32_t>min(d.walk.writable, <uint64_t>0xffffffff)
+        if tail >= 0:
+            walk_write_tail(&d.walk, <uint8_t>tail)
     if d.fetched == before or found < 0:
         return found
     give(d, id, written)
     return SOMETHING
 
 
-cdef inline int serve_until(PackedDeviceState *d, uint64_t last, uint64_t deadline) noexcept nogil:
+cdef inline int serve_until(PackedDeviceState *d, uint64_t last, uint64_t deadline, int tail) noexcept nogil:
     """Complete chains until `last` of them are completed or time is over: NOTHING, or a rule that is broken."""
     cdef uint32_t idle = 0
     cdef int found
     while d.completed < last:
-        found = serve_some(d, last)
+        found = serve_some(d, last, tail)
         if found < 0:
             return found
         idle = 0 if found == SOMETHING else idle + 1
@@ -344,9 +347,10 @@ cdef class DeviceSidePacked:
             raise RingUsageError(f"chain {head} is not with the device; complete what fetch() returned, once")
         give(&self.state, <uint16_t>head, written)
 
-    def serve(self, uint64_t count, int64_t timeout_ns):
+    def serve(self, uint64_t count, int64_t timeout_ns, int tail=-1):
         """Complete the next `count` chains, each with its writable length, without the GIL; returns how many were.
 
+        With a `tail` from 0 to 255, that is stored into the last writable byte of each, whose device address must be ours.
         Gives up `timeout_ns` after it began. Runs in a thread of its own against a driver; raises DriverViolation.
         """
         cdef PackedDeviceState *d = &self.state
@@ -354,7 +358,7 @@ cdef class DeviceSidePacked:
         cdef uint64_t deadline = ring_now_ns() + <uint64_t>max(timeout_ns, 0)
         cdef int found
         with nogil:
-            found = serve_until(d, before + count, deadline)
+            found = serve_until(d, before + count, deadline, tail)
         if found < 0:
             raise_broken(found, d.walk.value)
         return d.completed - before

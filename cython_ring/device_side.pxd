@@ -68,6 +68,13 @@ cdef inline int walk_add(Walk *w, Descriptor part) noexcept nogil:
     return SOMETHING
 
 
+cdef inline void walk_write_tail(const Walk *w, uint8_t value) noexcept nogil:
+    """Store the chain's last byte, if there is a writable one; device addresses are ours."""
+    cdef const Descriptor *last = &w.parts[w.count - 1]
+    if last.flags & DESC_WRITE:
+        (<uint8_t *><uintptr_t>last.address)[last.length - 1] = value
+
+
 cdef struct DeviceState:
     # Shared with the driver. avail and used begin with flags and index.
     const Descriptor *desc

@@ -220,7 +220,7 @@ cdef inline void give(DeviceState *d, uint16_t head, uint32_t written) noexcept 
     ring_store_release16(&d.used[1], <uint16_t>d.completed, False)
 
 
-cdef inline int serve_some(DeviceState *d, uint64_t last) noexcept nogil:
+cdef inline int serve_some(DeviceState *d, uint64_t last, int tail) noexcept nogil:
     """Complete one chain; with IN_ORDER all that are available, as one batch."""
     cdef uint16_t head = 0
     cdef uint32_t written = 0
@@ -231,18 +231,20 @@ cdef inline int serve_some(DeviceState *d, uint64_t last) noexcept nogil:
         if found != SOMETHING:
             break
         written = <uint32_t>min(d.walk.writable, <uint64_t>0xffffffff)
+        if tail >= 0:
+            walk_write_tail(&d.walk, <uint8_t>tail)
     if d.fetched == before or found < 0:
         return found
     give(d, head, written)
     return SOMETHING
 
 
-cdef inline int serve_until(DeviceState *d, uint64_t last, uint64_t deadline) noexcept nogil:
+cdef inline int serve_until(DeviceState *d, uint64_t last, uint64_t deadline, int tail) noexcept nogil:
     """Complete chains until `last` of them are completed or time is over: NOTHING, or a rule that is broken."""
     cdef uint32_t idle = 0
     cdef int found
     while d.completed < last:
-        found = serve_some(d, last)
+        found = serve_some(d, last, tail)
         if found < 0:
             return found
         idle = 0 if found == SOMETHING else idle + 1
@@ -400,9 +402,10 @@ cdef class DeviceSideSplit:
             raise RingUsageError(f"chain {head} is not with the device; complete what fetch() returned, once")
         give(&self.state, <uint16_t>head, written)
 
-    def serve(self, uint64_t count, int64_t timeout_ns):
+    def serve(self, uint64_t count, int64_t timeout_ns, int tail=-1):
         """Complete the next `count` chains, each with its writable length, without the GIL; returns how many were.
 
+        With a `tail` from 0 to 255, that is stored into the last writable byte of each, whose device address must be ours.
         Gives up `timeout_ns` after it began. Runs in a thread of its own against a driver; raises DriverViolation.
         """
         cdef DeviceState *d = &self.state
@@ -410,7 +413,7 @@ cdef class DeviceSideSplit:
         cdef uint64_t deadline = ring_now_ns() + <uint64_t>max(timeout_ns, 0)
         cdef int found
         with nogil:
-            found = serve_until(d, before + count, deadline)
+            found = serve_until(d, before + count, deadline, tail)
         if found < 0:
             raise_broken(found, d.walk.value)
         return d.completed - before

@@ -51,6 +51,22 @@ class IndirectTables(NamedTuple):
     parts: int
 
 
+SLOT_BYTES = TAIL_BYTES = 64
+"""A slot's head and table, and its tail: a cache line each."""
+
+
+class SlotMemory(NamedTuple):
+    """Where an engine's requests lie: 64 bytes a descriptor of the ring that the device reads, 64 that it writes.
+
+    `address` and `tails_address` are theirs in this process, the others the device's; all are multiples of 64.
+    """
+
+    address: int
+    device_address: int
+    tails_address: int
+    tails_device_address: int
+
+
 def is_power_of_two(value: int) -> bool:
     """Whether `value` is 1, 2, 4, ..."""
     return value > 0 and value & (value - 1) == 0
@@ -91,6 +107,19 @@ def check_tables(tables: IndirectTables) -> IndirectTables:
     if not 2 <= parts <= MAX_SIZE:
         raise RingUsageError(f"indirect tables have room for {parts} parts; give them 2 to {MAX_SIZE}")
     return tables
+
+
+def check_slots(slots: SlotMemory, head_bytes: int, tail_bytes: int) -> None:
+    """RingUsageError for misaligned slots, or for heads and tails that do not fit them."""
+    for name, address in slots._asdict().items():
+        if not 0 <= address < 1 << 64 or address % SLOT_BYTES:
+            raise RingUsageError(f"slots have {name} {address:#x}, not a multiple of {SLOT_BYTES}; align them")
+    if not slots.address or not slots.tails_address:
+        raise RingUsageError("slots have no memory; give the addresses of both their parts")
+    if not 0 < head_bytes <= 16 or not 0 < tail_bytes <= TAIL_BYTES:
+        raise RingUsageError(
+            f"a head of {head_bytes} or a tail of {tail_bytes} bytes does not fit; give up to 16 and 64"
+        )
 
 
 def split_layout(size: int, align: int | None = None) -> SplitLayout:

@@ -9,7 +9,15 @@ from functools import partial
 
 from cython_ring.device_packed import DeviceSidePacked
 from cython_ring.device_side import DeviceSideSplit
-from cython_ring.layout import DESCRIPTOR_BYTES, IndirectTables, packed_layout, split_layout
+from cython_ring.layout import (
+    DESCRIPTOR_BYTES,
+    SLOT_BYTES,
+    TAIL_BYTES,
+    IndirectTables,
+    SlotMemory,
+    packed_layout,
+    split_layout,
+)
 from cython_ring.packed import PackedRing
 from cython_ring.split import SplitRing
 
@@ -43,6 +51,11 @@ class _Guarded:
         """The device's addresses of them are ours."""
         return IndirectTables(self._address("tables"), self._address("tables"), parts) if parts else None
 
+    def slot_memory(self) -> SlotMemory:
+        """The "slots" and "tails" for an engine; the device's addresses of them are ours."""
+        slots, tails = self._address("slots"), self._address("tails")
+        return SlotMemory(slots, slots, tails, tails)
+
     def _gaps(self) -> list[bytes]:
         edges = [0, *(edge for offset, length in self._areas.values() for edge in (offset, offset + length))]
         edges.append(len(self.memory))
@@ -59,8 +72,8 @@ class Loopback(_Guarded):
     """A `driver` (SplitRing) and a `device` (DeviceSideSplit) that share "desc", "avail" and "used".
 
     Each area lies between bytes that nobody may write; `guards_intact()` looks. With `table_parts` there are "tables"
-    too, for so many parts each. The other keyword arguments are those of the two classes, RingUsageError too. The
-    memory lives as long as this, its views and its two sides.
+    too, for so many parts each; with `slots`, "slots" and "tails" for an engine. The other keyword arguments are those
+    of the two classes, RingUsageError too. The memory lives as long as this, its views and its two sides.
     """
 
     def __init__(
@@ -74,10 +87,11 @@ class Loopback(_Guarded):
         first_index: int = 0,
         in_order: bool = False,
         table_parts: int = 0,
+        slots: bool = False,
     ) -> None:
         layout = split_layout(size)
         areas = {"desc": layout.desc_bytes, "avail": layout.avail_bytes, "used": layout.used_bytes}
-        super().__init__(areas | _table_area(size, table_parts))
+        super().__init__(areas | _table_area(size, table_parts) | _slot_areas(size, slots))
         addresses = self._address("desc"), self._address("avail"), self._address("used")
         self.driver = SplitRing(
             size,
@@ -97,7 +111,7 @@ class Loopback(_Guarded):
             translate=translate,
             event_idx=event_idx,
             owner=self.memory,
-            indirect=bool(table_parts),
+            indirect=bool(table_parts) or slots,
             in_order=in_order,
         )
         self.device = self._make_device(first_index=first_index)
@@ -123,11 +137,12 @@ class PackedLoopback(_Guarded):
         translate: Callable[[int, int, bool], int] | None = None,
         in_order: bool = False,
         table_parts: int = 0,
+        slots: bool = False,
         quiet_flags: bool = False,
     ) -> None:
         layout = packed_layout(size)
         areas = {"desc": layout.desc_bytes, "driver": layout.driver_bytes, "device": layout.device_bytes}
-        super().__init__(areas | _table_area(size, table_parts))
+        super().__init__(areas | _table_area(size, table_parts) | _slot_areas(size, slots))
         addresses = self._address("desc"), self._address("driver"), self._address("device")
         self.driver = PackedRing(
             size,
@@ -146,7 +161,7 @@ class PackedLoopback(_Guarded):
             translate=translate,
             event_idx=event_idx,
             owner=self.memory,
-            indirect=bool(table_parts),
+            indirect=bool(table_parts) or slots,
             in_order=in_order,
             quiet_flags=quiet_flags,
         )
@@ -159,6 +174,10 @@ class PackedLoopback(_Guarded):
 
 def _table_area(size: int, parts: int) -> dict[str, int]:
     return {"tables": size * parts * DESCRIPTOR_BYTES} if parts else {}
+
+
+def _slot_areas(size: int, wanted: bool) -> dict[str, int]:
+    return {"slots": size * SLOT_BYTES, "tails": size * TAIL_BYTES} if wanted else {}
 
 
 def _place(lengths: dict[str, int]) -> dict[str, tuple[int, int]]:

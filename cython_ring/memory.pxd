@@ -61,6 +61,9 @@ cdef extern from * nogil:
             __atomic_thread_fence(__ATOMIC_SEQ_CST);
     }
 
+    static inline int ring_likely(int64_t condition) { return __builtin_expect(condition != 0, 1); }
+    static inline int ring_unlikely(int64_t condition) { return __builtin_expect(condition != 0, 0); }
+
     static inline void ring_cpu_relax(void) { RING_CPU_RELAX(); }
     static inline void ring_prefetch(const void *p) { __builtin_prefetch(p); }
 
@@ -95,6 +98,8 @@ cdef extern from * nogil:
     uint16_t ring_load_acquire16(const void *p, bint platform)
     void ring_store_release16(void *p, uint16_t value, bint platform)
     void ring_full_fence(bint platform)
+    bint ring_likely(bint condition)
+    bint ring_unlikely(bint condition)
     void ring_cpu_relax()
     void ring_prefetch(const void *p)
     uint64_t ring_now_ns()

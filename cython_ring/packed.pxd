@@ -232,19 +232,25 @@ cdef inline uint16_t packed_look_armed(RingState *s) noexcept nogil:
     return packed_look(s)
 
 
+cdef inline int packed_check(
+    RingState *s, uint16_t flags, uint32_t id, uint32_t length, uint16_t place
+) noexcept nogil:
+    """Check a used descriptor. Without WRITE its length is reserved (2.8.4); QEMU never sets the flag and means the
+    length, so what can be is believed."""
+    if not flags & DESC_WRITE and id < s.size:
+        length = <uint32_t>min(<uint64_t>length, s.heads[id].writable)
+    return ring_accept(s, id, length, s.published, place)
+
+
 cdef inline int packed_accept(RingState *s) noexcept nogil:
     """Look for the next used descriptor, and check it."""
     cdef uint16_t flags = packed_look_armed(s)
     cdef PackedDescriptor *used = packed_at(s, s.next_used)
-    cdef uint32_t id, length
     if not packed_is_used(flags, s.used_wrap):
         return NOTHING
-    id = ring_load16(&used.id)
-    length = ring_load32(&used.length)
-    if not flags & DESC_WRITE and id < s.size:
-        # The length is reserved then (2.8.4). QEMU never sets the flag and means the length, so what can be is believed.
-        length = <uint32_t>min(<uint64_t>length, s.heads[id].writable)
-    return ring_accept(s, id, length, s.published, packed_place(s.next_used, s.used_wrap))
+    return packed_check(
+        s, flags, ring_load16(&used.id), ring_load32(&used.length), packed_place(s.next_used, s.used_wrap)
+    )
 
 
 cdef inline void packed_skip(RingState *s, uint32_t count) noexcept nogil:

@@ -38,6 +38,7 @@ cdef struct Descriptor:
 cdef struct Head:
     uint64_t sequence       # the value of `added` before this chain
     uint64_t writable       # bytes that the device may write
+    uint64_t tag            # an engine's, of the request
     uint16_t tail           # last descriptor of the chain
     uint16_t count          # descriptors that the chain takes in the ring; 0: no chain starts here
 
@@ -88,6 +89,7 @@ cdef struct RingState:
     bint in_order
     bint clamp
     bint muted              # used notifications are not wanted
+    bint engaged            # an engine submits and reaps; add() and pop() would take its slots
     Fault fault
 
 
@@ -143,7 +145,10 @@ cdef inline void ring_claim(
     """Take the first `count` of the free list, from `head` to `tail`, for a chain."""
     s.free_head = s.shadow[tail].next
     s.free -= count
-    s.heads[head] = Head(s.added, writable, tail, <uint16_t>count)
+    s.heads[head].sequence = s.added
+    s.heads[head].writable = writable
+    s.heads[head].tail = tail
+    s.heads[head].count = <uint16_t>count
     s.order[s.added & s.order_mask] = head
     s.added += 1
 
@@ -222,6 +227,7 @@ cdef class Ring:
     cdef int set_up(self, uint32_t size, object tables) except -1
     cdef int set_tables(self, object tables) except -1
     cdef int begin(self) except -1
+    cdef int begin_alone(self) except -1
     cdef int fail(self) except -1
     cdef int clear(self, uint16_t first_index) except -1
     cdef int stage(self, object parts, uint32_t start) except -1

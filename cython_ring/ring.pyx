@@ -148,6 +148,12 @@ cdef class Ring:
             raise RingUsageError("the ring is closed; set the queue up again")
         raise RingBroken(KINDS[fault.code], fault.id, fault.length, fault.index)
 
+    cdef int begin_alone(self) except -1:
+        """begin(), for what an engine does in our place."""
+        if self.state.engaged:
+            raise RingUsageError("the ring belongs to an engine; use its submit() and reap()")
+        return self.begin()
+
     # --- Adding ---
 
     def add(self, readable, writable, token):
@@ -158,7 +164,7 @@ cdef class Ring:
         RingFull; RingUsageError for no parts, more parts than `size`, a length of 0 or of 2**32, over 2**32 in all.
         """
         cdef int head
-        self.begin()
+        self.begin_alone()
         try:
             head = self.put(readable, writable)
             self.held[head] = token
@@ -252,7 +258,7 @@ cdef class Ring:
         cdef uint16_t head = 0
         cdef uint32_t written = 0
         cdef int found
-        self.begin()
+        self.begin_alone()
         found = self.format_take(&head, &written)
         if found == SOMETHING:
             token = self.held[head]
@@ -394,7 +400,7 @@ cdef class Ring:
             index = s.shadow[index].next
         published = s.heads[head].sequence < s.published
         chain = {"head": head, "token": self.held[head], "published": published, "descriptors": descriptors}
-        if s.shadow[head].flags & DESC_INDIRECT:
+        if s.shadow[head].flags & DESC_INDIRECT and not s.engaged:
             chain["table"] = self.dump_table(head) if s.desc != NULL else None
         return chain
 

@@ -1,0 +1,456 @@
+# cython: cdivision=True
+# Requests by the batch: a head that the device reads, data in either direction, and a tail that the device writes.
+#
+# A slot belongs to each descriptor of the ring, and what is the same for every request in it is written once: the table's
+# first and last entries, and with a split ring the descriptor that refers to the table. A request then stores its head,
+# the data's entry and, with ids in order, nothing else but its share of an index.
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from cython_ring.memory cimport ring_likely, ring_load16, ring_load32, ring_load_acquire16, ring_store16, ring_unlikely
+from cython_ring.packed cimport (
+    PACKED_AVAIL,
+    PACKED_USED,
+    PackedDescriptor,
+    packed_accept,
+    packed_at,
+    packed_check,
+    packed_is_used,
+    packed_look_armed,
+    packed_place,
+    packed_publish,
+    packed_put,
+    packed_skip,
+    packed_take,
+)
+from cython_ring.ring cimport (
+    DESC_INDIRECT,
+    DESC_NEXT,
+    DESC_WRITE,
+    SOMETHING,
+    Descriptor,
+    Head,
+    Ring,
+    RingState,
+    ring_accept,
+    ring_keep,
+)
+from cython_ring.split cimport (
+    split_accept,
+    split_element,
+    split_look_armed,
+    split_park,
+    split_publish,
+    split_put,
+    split_take,
+)
+
+cdef enum:
+    HEAD_WORDS = 2
+    TABLE_PARTS = 3
+    LINE = 64
+
+# What the caller hands in and gets back; all fields are naturally aligned, in the order of the documentation.
+cdef struct Request:
+    uint64_t head0          # the first 8 bytes of the head, and the next 8
+    uint64_t head1
+    uint64_t address        # the data's device address
+    uint64_t tag            # comes back with the completion
+    uint32_t length         # of the data; 0 for none
+    uint32_t writable       # whether the device writes the data
+
+cdef struct Completion:
+    uint64_t tag
+    uint32_t written        # bytes that the device says it wrote, the tail's included
+    uint32_t tail           # the first byte of the tail
+
+# A descriptor as two words, the second of them the length and what the format has in the last four bytes.
+cdef struct Entry:
+    uint64_t address
+    uint64_t rest
+
+# Exactly a cache line, in memory that the device only reads.
+cdef struct Slot:
+    uint64_t head[HEAD_WORDS]
+    Entry table[TABLE_PARTS]
+
+cdef struct EngineState:
+    Slot *slots
+    uint8_t *tails          # a line each, in memory that the device writes
+    uint64_t slots_at       # the device's addresses
+    uint64_t tails_at
+    uint64_t data_rest[2]   # of the data's entry, without its length: read by the device, and written
+    uint64_t tail_rest      # of the tail's entry
+    uint32_t head_bytes
+    uint32_t tail_bytes
+    uint32_t publish_every
+    uint32_t failed         # completions of the last reap whose tail was not `good`
+    uint8_t good
+    uint8_t poison
+    bint packed
+    bint indirect
+
+
+# --- Presets ----------------------------------------------------------------------------------------------------------
+
+
+cdef inline uint64_t engine_rest(EngineState *e, uint32_t length, uint16_t flags, uint16_t next) noexcept nogil:
+    """The second word of a table's entry; packed rings have only WRITE, in the last place, and no link (2.8.7)."""
+    if e.packed:
+        return length | <uint64_t>(flags & DESC_WRITE) << 48
+    return length | <uint64_t>flags << 32 | <uint64_t>next << 48
+
+
+cdef inline uint64_t engine_slot_at(EngineState *e, uint32_t slot) noexcept nogil:
+    return e.slots_at + LINE * <uint64_t>slot
+
+
+cdef inline uint64_t engine_tail_at(EngineState *e, uint32_t slot) noexcept nogil:
+    return e.tails_at + LINE * <uint64_t>slot
+
+
+cdef inline void engine_refer(EngineState *e, RingState *s, uint32_t slot, uint32_t parts) noexcept nogil:
+    """The ring's descriptor of a slot's table, which split rings keep from request to request."""
+    cdef Descriptor whole
+    whole.address = engine_slot_at(e, slot) + sizeof(uint64_t) * HEAD_WORDS
+    whole.length = <uint32_t>sizeof(Entry) * parts
+    whole.flags = DESC_INDIRECT
+    whole.next = 0
+    ring_keep(s, <uint16_t>slot, whole)
+    if not e.packed:
+        s.desc[slot] = whole
+
+
+cdef inline void engine_preset(EngineState *e, RingState *s, uint32_t slot) noexcept nogil:
+    """What is the same for every request of a slot."""
+    cdef Slot *to = &e.slots[slot]
+    to.table[0] = Entry(engine_slot_at(e, slot), engine_rest(e, e.head_bytes, DESC_NEXT, 1))
+    to.table[2] = Entry(engine_tail_at(e, slot), e.tail_rest)
+    e.tails[LINE * <uint64_t>slot] = e.poison
+    s.heads[slot].tail = <uint16_t>slot
+    if e.indirect:
+        engine_refer(e, s, slot, TABLE_PARTS)
+
+
+# --- Submitting -------------------------------------------------------------------------------------------------------
+
+
+cdef inline void engine_publish(EngineState *e, RingState *s) noexcept nogil:
+    if e.packed:
+        packed_publish(s)
+    else:
+        split_publish(s)
+
+
+cdef inline void engine_fill(EngineState *e, RingState *s, uint16_t slot, const Request *r, uint64_t added) noexcept nogil:
+    """A request into its slot and into the private record; the table has two entries where there is no data."""
+    cdef Slot *to = &e.slots[slot]
+    cdef Head *head = &s.heads[slot]
+    cdef bint writable = r.writable != 0
+    cdef uint32_t table_bytes = sizeof(Entry) * TABLE_PARTS
+    head.sequence = added
+    head.writable = e.tail_bytes + (<uint64_t>r.length if writable else 0)
+    head.tag = r.tag
+    head.count = 1
+    to.head[0] = r.head0
+    to.head[1] = r.head1
+    if ring_likely(r.length):
+        to.table[1] = Entry(r.address, e.data_rest[writable] | r.length)
+    else:
+        to.table[1] = Entry(engine_tail_at(e, slot), e.tail_rest)
+        table_bytes = sizeof(Entry) * (TABLE_PARTS - 1)
+    if ring_unlikely(s.shadow[slot].length != table_bytes):
+        engine_refer(e, s, slot, table_bytes // <uint32_t>sizeof(Entry))
+
+
+cdef inline void engine_submit_split(
+    EngineState *e, RingState *s, const Request *requests, uint32_t count
+) noexcept nogil:
+    """Requests into tables of a split ring. The fields of the ring are in variables, or each store would spill them."""
+    cdef const Request *end = requests + min(count, s.free)
+    cdef uint64_t added = s.added
+    cdef uint64_t due = added + e.publish_every
+    cdef uint16_t slot = s.free_head
+    cdef uint32_t place
+    s.free -= <uint32_t>(end - requests)
+    while requests != end:
+        engine_fill(e, s, slot, requests, added)
+        place = added & s.order_mask
+        # With ids in order, as they are while the device completes in order, the entry has the value already.
+        if ring_unlikely(s.order[place] != slot):
+            s.order[place] = slot
+            ring_store16(&s.driver[2 + place], slot)
+        slot = s.shadow[slot].next
+        added += 1
+        requests += 1
+        if added == due:
+            s.added = added
+            split_publish(s)
+            due += e.publish_every
+    s.free_head = slot
+    s.added = added
+    split_publish(s)
+
+
+cdef inline void engine_submit_packed(
+    EngineState *e, RingState *s, const Request *requests, uint32_t count
+) noexcept nogil:
+    """Requests into tables of a packed ring."""
+    cdef const Request *end = requests + min(count, s.free)
+    cdef uint64_t added = s.added
+    cdef uint64_t due = added + e.publish_every
+    cdef uint32_t place = s.next_avail
+    cdef uint64_t marks = (<uint64_t>DESC_INDIRECT | (PACKED_AVAIL if s.avail_wrap else PACKED_USED)) << 48
+    cdef uint16_t slot = s.free_head
+    cdef Entry *to
+    s.free -= <uint32_t>(end - requests)
+    s.spent += <uint64_t>(end - requests)
+    while requests != end:
+        engine_fill(e, s, slot, requests, added)
+        to = <Entry *>s.desc + place
+        to.address = engine_slot_at(e, slot) + sizeof(uint64_t) * HEAD_WORDS
+        if added == s.published:
+            # The first of a publication: its flags are withheld, and what is there looks not available to the device.
+            (<PackedDescriptor *>to).length = s.shadow[slot].length
+            (<PackedDescriptor *>to).id = slot
+            s.shown_flags = <uint16_t>(marks >> 48)
+        else:
+            to.rest = marks | <uint64_t>slot << 32 | s.shadow[slot].length
+        s.order[added & s.order_mask] = slot
+        slot = s.shadow[slot].next
+        added += 1
+        requests += 1
+        place += 1
+        if place == s.size:
+            place = 0
+            s.avail_wrap = not s.avail_wrap
+            marks ^= <uint64_t>(PACKED_AVAIL | PACKED_USED) << 48
+        if added == due:
+            s.added = added
+            s.next_avail = place
+            packed_publish(s)
+            due += e.publish_every
+    s.free_head = slot
+    s.added = added
+    s.next_avail = place
+    packed_publish(s)
+
+
+cdef inline int engine_put_direct(EngineState *e, RingState *s, const Request *r) noexcept nogil:
+    """A request in two or three descriptors of the ring."""
+    cdef uint16_t slot = s.free_head
+    cdef Descriptor parts[TABLE_PARTS]
+    cdef uint64_t room = e.tail_bytes + (<uint64_t>r.length if r.writable else 0)
+    cdef uint32_t count = 1
+    cdef uint32_t readable
+    cdef int head
+    parts[0].address = engine_slot_at(e, slot)
+    parts[0].length = e.head_bytes
+    if r.length:
+        parts[1].address = r.address
+        parts[1].length = r.length
+        count = 2
+    parts[count].address = engine_tail_at(e, slot)
+    parts[count].length = e.tail_bytes
+    readable = 1 if r.writable else count
+    if e.packed:
+        head = packed_put(s, parts, readable, count + 1, room)
+    else:
+        head = split_put(s, parts, readable, count + 1, room)
+    if head >= 0:
+        e.slots[slot].head[0] = r.head0
+        e.slots[slot].head[1] = r.head1
+        s.heads[slot].tag = r.tag
+    return head
+
+
+cdef inline void engine_submit_direct(
+    EngineState *e, RingState *s, const Request *requests, uint32_t count
+) noexcept nogil:
+    cdef uint32_t i
+    for i in range(count):
+        if engine_put_direct(e, s, &requests[i]) < 0:
+            break
+        if s.added - s.published == e.publish_every:
+            engine_publish(e, s)
+    engine_publish(e, s)
+
+
+cdef inline uint32_t engine_submit(EngineState *e, RingState *s, const Request *requests, uint32_t count) noexcept nogil:
+    """Add and publish as many as fit, by `publish_every`, so that the device begins while the rest is written."""
+    cdef uint64_t before = s.added
+    if not e.indirect:
+        engine_submit_direct(e, s, requests, count)
+    elif e.packed:
+        engine_submit_packed(e, s, requests, count)
+    else:
+        engine_submit_split(e, s, requests, count)
+    return <uint32_t>(s.added - before)
+
+
+# --- Reaping ----------------------------------------------------------------------------------------------------------
+
+
+cdef inline void engine_complete(
+    EngineState *e, RingState *s, uint32_t slot, uint32_t written, Completion *out
+) noexcept nogil:
+    """The tail is read once, and poisoned while its line is here."""
+    cdef uint8_t *tail = e.tails + LINE * <uint64_t>slot
+    cdef uint8_t value = tail[0]
+    tail[0] = e.poison
+    out.tag = s.heads[slot].tag
+    out.written = written
+    out.tail = value
+    e.failed += value != e.good
+
+
+cdef inline uint16_t *engine_first_link(RingState *s) noexcept nogil:
+    """Where the next slot of the free list goes; the list's own head if it is empty."""
+    return &s.shadow[s.free_tail].next if s.free else &s.free_head
+
+
+cdef inline uint32_t engine_reaped(RingState *s, uint32_t count, uint32_t last) noexcept nogil:
+    """`count` slots were linked to the free list, `last` at its end."""
+    if count:
+        s.free += count
+        s.free_tail = <uint16_t>last
+        s.popped += count
+    return count
+
+
+cdef inline uint32_t engine_reap_split(EngineState *e, RingState *s, Completion *out, uint32_t most) noexcept nogil:
+    """Completions of a split ring, in any order, of requests that take one descriptor each."""
+    cdef uint16_t *link = engine_first_link(s)
+    cdef uint64_t popped = s.popped
+    cdef uint32_t n = 0
+    cdef uint32_t last = 0
+    cdef uint32_t id
+    cdef uint32_t length
+    cdef uint32_t *element
+    cdef Head *head
+    if split_look_armed(s) != SOMETHING:
+        return 0
+    most = <uint32_t>min(<uint64_t>most, s.seen - popped)
+    while n < most:
+        element = split_element(s, popped + n)
+        id = ring_load32(element)
+        length = ring_load32(element + 1)
+        head = &s.heads[id]
+        # The record of an id out of range is not looked at: the first of these holds then.
+        if ring_unlikely(id >= s.size or head.count == 0 or head.sequence >= s.published or length > head.writable):
+            if ring_accept(s, id, length, s.seen, <uint16_t>(popped + n)) != SOMETHING:
+                break
+            length = s.accepted_length
+        engine_complete(e, s, id, length, &out[n])
+        head.count = 0
+        last = id
+        link[0] = <uint16_t>id
+        link = &s.shadow[id].next
+        n += 1
+    engine_reaped(s, n, last)
+    s.accepted = s.popped
+    split_park(s)
+    return n
+
+
+cdef inline uint32_t engine_reap_packed(EngineState *e, RingState *s, Completion *out, uint32_t most) noexcept nogil:
+    """The same of a packed ring."""
+    cdef uint16_t *link = engine_first_link(s)
+    cdef uint32_t n = 0
+    cdef uint32_t last = 0
+    cdef uint32_t id
+    cdef uint32_t place = s.next_used
+    cdef bint wrap = s.used_wrap
+    cdef uint32_t length
+    cdef uint16_t flags
+    cdef PackedDescriptor *used
+    cdef Head *head
+    if not packed_is_used(packed_look_armed(s), wrap):
+        return 0
+    while n < most:
+        used = packed_at(s, place)
+        flags = ring_load_acquire16(&used.flags, s.platform)
+        if not packed_is_used(flags, wrap):
+            break
+        id = ring_load16(&used.id)
+        length = ring_load32(&used.length)
+        head = &s.heads[id]
+        if ring_unlikely(id >= s.size or head.count == 0 or head.sequence >= s.published or length > head.writable):
+            if packed_check(s, flags, id, length, packed_place(place, wrap)) != SOMETHING:
+                break
+            length = s.accepted_length
+        engine_complete(e, s, id, length, &out[n])
+        head.count = 0
+        last = id
+        link[0] = <uint16_t>id
+        link = &s.shadow[id].next
+        n += 1
+        place += 1
+        if place == s.size:
+            place = 0
+            wrap = not wrap
+    s.next_used = place
+    s.used_wrap = wrap
+    engine_reaped(s, n, last)
+    s.accepted = s.popped
+    return n
+
+
+cdef inline uint32_t engine_reap_in_order(
+    EngineState *e, RingState *s, Completion *out, uint32_t most
+) noexcept nogil:
+    """The same of either with IN_ORDER, where one used entry may stand for a batch (2.7.9, 2.8.8)."""
+    cdef uint32_t n = 0
+    cdef uint32_t slot
+    cdef uint32_t written
+    while n < most:
+        if s.popped == s.accepted and (packed_accept(s) if e.packed else split_accept(s)) != SOMETHING:
+            break
+        slot = s.order[s.popped & s.order_mask]
+        written = s.accepted_length
+        if s.popped + 1 != s.accepted:
+            written = <uint32_t>min(s.heads[slot].writable, <uint64_t>0xffffffff)
+        engine_complete(e, s, slot, written, &out[n])
+        s.heads[slot].count = 0
+        engine_first_link(s)[0] = <uint16_t>slot
+        engine_reaped(s, 1, slot)
+        if e.packed:
+            packed_skip(s, 1)
+        n += 1
+    if not e.packed:
+        split_park(s)
+    return n
+
+
+cdef inline uint32_t engine_reap_any(EngineState *e, RingState *s, Completion *out, uint32_t most) noexcept nogil:
+    """Completions of requests of several descriptors, one by one."""
+    cdef uint32_t n = 0
+    cdef uint32_t written = 0
+    cdef uint16_t slot = 0
+    while n < most:
+        if (packed_take(s, &slot, &written) if e.packed else split_take(s, &slot, &written)) != SOMETHING:
+            break
+        engine_complete(e, s, slot, written, &out[n])
+        n += 1
+    return n
+
+
+cdef inline uint32_t engine_reap(EngineState *e, RingState *s, Completion *out, uint32_t most) noexcept nogil:
+    """Take up to `most` completions; a fault is in the ring's state."""
+    if not e.indirect:
+        return engine_reap_any(e, s, out, most)
+    if s.in_order:
+        return engine_reap_in_order(e, s, out, most)
+    if e.packed:
+        return engine_reap_packed(e, s, out, most)
+    return engine_reap_split(e, s, out, most)
+
+
+cdef class Engine:
+    cdef EngineState state
+    cdef readonly Ring ring
+    cdef object owner
+
+    cdef int preset(self) except -1
+    cdef int enter(self) except -1
+    cdef uint32_t reap_into(self, Completion *out, uint32_t most) noexcept
