@@ -8,7 +8,9 @@ It may be a network card, or a process (VDUSE), such as qemu-storage-daemon with
     vdpa dev add name disk0 mgmtdev vduse
 
 The kernel gives a node to one process at a time, resets the device at both ends, and a disk that the kernel itself uses
-has no such node: so nothing has to be taken away or given back. Debian's kernels have vDPA from 6.12 on.
+has no such node: so nothing has to be taken away or given back. Debian's kernels have vDPA from 6.12 on. Where the
+process of a VDUSE device has died, the kernel waits for it until its own time is over, 30 s, before a reset returns
+(/sys/class/vduse/NAME/msg_timeout).
 """
 
 from __future__ import annotations
