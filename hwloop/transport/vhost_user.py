@@ -73,11 +73,6 @@ class VhostUserTransport(Transport):
         self._changes_seen = front_end.config_changes
         self.has_config_generation = front_end.config_changes is not None
 
-    @property
-    def protocol(self) -> ProtocolFeature:
-        """What was negotiated of the protocol."""
-        return self._front_end.protocol
-
     def device_type(self) -> DeviceType:
         """What the caller said that it is: the protocol does not tell."""
         return self._type

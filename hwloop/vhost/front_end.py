@@ -57,6 +57,8 @@ _ACCESS_PLATFORM = 1 << 33
 HIDDEN = PROTOCOL_FEATURES | LOG_ALL | _ACCESS_PLATFORM
 """Feature bits that no driver is shown."""
 _MOST_QUEUES = 1 << 16
+MOST_HEARD = 64
+"""Messages of the back end's own accord that are taken at once."""
 
 P = TypeVar("P", bound=Payload)
 
@@ -315,8 +317,13 @@ class BackEndChannel(Owner):
         return self._channel.fileno()
 
     def hear(self) -> None:
-        """Take and answer every message that is there. Raises BrokenProtocol, DeadlineExpired for half a message."""
-        while self.fileno() >= 0 and self._channel.readable():
+        """Take and answer the messages that are there, so many at a time that one who never stops does not keep us.
+
+        Raises BrokenProtocol, DeadlineExpired for half a message.
+        """
+        for _ in range(MOST_HEARD):
+            if self.fileno() < 0 or not self._channel.readable():
+                return
             deadline = Deadline(self._seconds)
             try:
                 message = self._channel.receive(deadline, "the rest of a message of the back end")

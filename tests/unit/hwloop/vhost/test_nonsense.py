@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hwloop.deadline import Deadline
 from hwloop.errors import DeadlineExpired, DeviceClosed, DeviceLost, HwloopError, exit_code_of
@@ -22,6 +25,7 @@ from hwloop.vhost import (
     WrongValue,
 )
 from hwloop.vhost.fake_backend import EVERYTHING, LIKE_QEMU, PeerFaults
+from hwloop.vhost.front_end import MOST_HEARD
 from hwloop.vhost.messages import NEED_REPLY, REPLY, VERSION, BackEndRequest, Header, Number, Request
 from tests.unit.hwloop.vhost.peer import SIZE, Peer
 
@@ -240,6 +244,56 @@ def test_a_back_end_that_waits_for_an_answer_before_it_gives_one_gets_it() -> No
         assert disk.transport.read_config_space(0, 8) == SIZE // 512
         assert config.answers == [(Header(2, VERSION | REPLY, 8), Number(0).format())]
         assert disk.transport.read_config_generation() == 1
+
+
+def test_a_back_end_that_never_stops_talking_keeps_nobody() -> None:
+    with Peer() as peer:
+        disk = peer.disk()
+        peer.back_end.send_unasked(HEADER * (3 * MOST_HEARD))
+        disk.transport.get_status()
+        assert peer.connection.config_changes == MOST_HEARD
+        assert disk.read(0, 512) == bytes(512)
+
+
+# --- Anything at all --------------------------------------------------------------------------------------------------
+
+numbers = st.one_of(st.integers(0, 50), st.integers(0, 0xFFFF_FFFF))
+likely = st.builds(
+    lambda request, flags, payload, size: (
+        Header(request, flags, len(payload) if size is None else size).format() + payload
+    ),
+    numbers,
+    st.sampled_from([VERSION | REPLY, VERSION, VERSION | REPLY | NEED_REPLY, 0xFFFF_FFFF]),
+    st.binary(max_size=40),
+    st.one_of(st.none(), numbers),
+)
+plausible = st.sampled_from(
+    [Header(request, VERSION | REPLY, 8).format() + Number(0x1_7FFF_FFFF).format() for request in range(44)]
+)
+
+
+def answer_with(sock: socket.socket, answers: list[bytes]) -> None:
+    """Say one of the answers to whatever comes, then hang up."""
+    with sock, suppress(OSError):
+        for answer in answers:
+            if not sock.recv(4096):
+                return
+            sock.sendall(answer)
+        sock.shutdown(socket.SHUT_WR)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.one_of(plausible, likely, st.binary(max_size=30)), max_size=6))
+def test_whatever_a_peer_answers_is_a_typed_error_and_no_hang(answers: list[bytes]) -> None:
+    ours, theirs = socket.socketpair()
+    peer = threading.Thread(target=answer_with, args=(theirs, answers))
+    peer.start()
+    began = time.monotonic()
+    with pytest.raises((BrokenProtocol, DeviceLost, DeadlineExpired, BackEndRefused)):
+        FrontEnd(ours, seconds=0.01).read_config(60)
+    assert time.monotonic() - began < 2
+    ours.close()
+    peer.join()
 
 
 # --- The other side goes away -----------------------------------------------------------------------------------------
