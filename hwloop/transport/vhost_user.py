@@ -146,6 +146,8 @@ class VhostUserTransport(Transport):
             self._front_end.rings_live = bool(self._rings)
             state = VringState(queue, 0)
             answer = self._front_end.ask(Request.GET_VRING_BASE, state, VringState, seconds=RESET_SECONDS)
+        if not self._rings:
+            self._forget_inflight()
         if answer.index != queue:
             raise WrongValue(f"the back end was asked to stop queue {queue} and speaks of queue {answer.index}")
 
@@ -193,9 +195,7 @@ class VhostUserTransport(Transport):
 
     def close(self) -> None:
         self._forget_rings()
-        memory, self._inflight = self._inflight, None
-        if memory is not None:
-            memory.close()
+        self._forget_inflight()
         self._front_end.close()
 
     # --- Private ------------------------------------------------------------------------------------------------------
@@ -268,6 +268,12 @@ class VhostUserTransport(Transport):
             memory.close()
             raise
         self._inflight = memory
+
+    def _forget_inflight(self) -> None:
+        """What was in flight when the last queue stopped must not be taken up again by the next one."""
+        memory, self._inflight = self._inflight, None
+        if memory is not None:
+            memory.close()
 
     def _check_config(self, offset: int, width: int) -> None:
         if not self._has(ProtocolFeature.CONFIG):

@@ -78,6 +78,16 @@ def test_notes_of_requests_in_flight_are_shared_before_the_first_queue_where_tha
         assert at(Request.GET_INFLIGHT_FD) < at(Request.SET_INFLIGHT_FD) < at(Request.SET_VRING_NUM)
 
 
+def test_notes_of_requests_in_flight_do_not_outlive_the_queues() -> None:
+    with Peer() as peer:
+        transport, hal = peer.parts(largest_queue=64)
+        for count in (1, 2):
+            transport.begin_init(FEATURES)
+            with closing(VirtQueue(hal, transport, 0)):
+                assert peer.back_end.requests.count(Request.SET_INFLIGHT_FD) == count
+                transport.reset()
+
+
 def test_a_reset_stops_the_queue_before_the_device_and_its_status() -> None:
     with Peer() as peer:
         disk = peer.disk()
