@@ -63,6 +63,9 @@ def test_interrupts_arrive_and_the_line_is_on_again_after_each(mode: str) -> Non
         for sector in range(20):
             disk.write(sector, bytes([sector]) * 512)
         assert [disk.read(sector, 512)[0] for sector in range(20)] == list(range(20))
+        if not line.count:
+            # The device was always faster than we; the interrupt that it sent is there for the next wait.
+            disk.queues[0].wait(10)
         assert line.count >= 1
         assert disk.queues[0].interrupts >= 1
         # The last one may have been completed without a wait; the next wait takes its interrupt.
