@@ -59,10 +59,12 @@ class LazyGroup(click.Group):
 
 _EPILOG = """\b
 TARGET names a device, with options behind a question mark:
-  0000:00:05.0, vda   a PCI function; ?hal=vfio|uio, ?mode=modern|legacy, ?wait=poll|irq
+  0000:00:05.0, vda   a PCI function; ?hal=vfio|uio|iommufd|vfio-noiommu, ?mode=modern|legacy, ?wait=poll|irq
   mmio:0xADDRESS      registers in memory, through /dev/mem; ?unbind=on
   qemu:DISK.img       QEMU's own virtio-blk, with no guest and no root; ?machine=q35|microvm|virt
   qtest:SOCKET        a QEMU that you started with a qtest server
+  vhost-user:SOCKET   a device that is a process, such as qemu-storage-daemon's
+  vhost-vdpa:NODE     a vDPA device behind /dev/vhost-vdpa-N
   fake:16M            a disk in this process; ?io-error=1 and every other way of misbehaving
   svirtb:DISK.img     a "Simple VirtIO Block" device; ?trapped=on
 
