@@ -18,8 +18,8 @@ BATCH, BATCHES = 32, 200
 TOOLS = ("valgrind", "callgrind_annotate")
 
 # What is counted: the loops themselves, and the calls from Python with them.
-_CORE = {"submit": r"__pyx_f_\w+_engine_submit", "reap": r"__pyx_f_\w+_engine_reap"}
-_CALL = {"submit": r"__pyx_pw_\w+Engine_\d+submit", "reap": r"__pyx_pw_\w+Engine_\d+reap"}
+_CORE = (r"__pyx_f_\w+Engine_submit_from", r"__pyx_f_\w+Engine_reap_into")
+_CALL = (r"__pyx_pw_\w+Engine_\d+submit", r"__pyx_pw_\w+Engine_\d+reap")
 _LINE = re.compile(r"^\s*([\d,]+) .*?[\s:](__pyx_\w+)(?: |$)")
 
 
@@ -43,7 +43,7 @@ def count(kind: str) -> Count:
         _run("valgrind", "--tool=callgrind", f"--callgrind-out-file={output}", *run)
         text = _run("callgrind_annotate", "--inclusive=yes", "--threshold=100", output)
     costs = _costs(text)
-    return Count(*(sum(_cost(costs, pattern) for pattern in patterns.values()) for patterns in (_CORE, _CALL)))
+    return Count(*(sum(_cost(costs, pattern) for pattern in patterns) for patterns in (_CORE, _CALL)))
 
 
 def _run(*command: str) -> str:

@@ -142,8 +142,11 @@ cdef inline void engine_publish(EngineState *e, RingState *s) noexcept nogil:
         split_publish(s)
 
 
-cdef inline void engine_fill(EngineState *e, RingState *s, uint16_t slot, const Request *r, uint64_t added) noexcept nogil:
-    """A request into its slot and into the private record; the table has two entries where there is no data."""
+cdef inline uint32_t engine_fill(
+    EngineState *e, RingState *s, uint16_t slot, const Request *r, uint64_t added
+) noexcept nogil:
+    """A request into its slot and into the private record; returns the bytes of its table, which has two entries where
+    there is no data."""
     cdef Slot *to = &e.slots[slot]
     cdef Head *head = &s.heads[slot]
     cdef bint writable = r.writable != 0
@@ -161,12 +164,14 @@ cdef inline void engine_fill(EngineState *e, RingState *s, uint16_t slot, const 
         table_bytes = sizeof(Entry) * (TABLE_PARTS - 1)
     if ring_unlikely(s.shadow[slot].length != table_bytes):
         engine_refer(e, s, slot, table_bytes // <uint32_t>sizeof(Entry))
+    return table_bytes
 
 
 cdef inline void engine_submit_split(
     EngineState *e, RingState *s, const Request *requests, uint32_t count
 ) noexcept nogil:
-    """Requests into tables of a split ring. The fields of the ring are in variables, or each store would spill them."""
+    """Requests into tables of a split ring. What the loop needs is in variables, which no store can change."""
+    cdef EngineState here = e[0]
     cdef const Request *end = requests + min(count, s.free)
     cdef uint64_t added = s.added
     cdef uint64_t due = added + e.publish_every
@@ -174,7 +179,7 @@ cdef inline void engine_submit_split(
     cdef uint32_t place
     s.free -= <uint32_t>(end - requests)
     while requests != end:
-        engine_fill(e, s, slot, requests, added)
+        engine_fill(&here, s, slot, requests, added)
         place = added & s.order_mask
         # With ids in order, as they are while the device completes in order, the entry has the value already.
         if ring_unlikely(s.order[place] != slot):
@@ -195,7 +200,10 @@ cdef inline void engine_submit_split(
 cdef inline void engine_submit_packed(
     EngineState *e, RingState *s, const Request *requests, uint32_t count
 ) noexcept nogil:
-    """Requests into tables of a packed ring."""
+    """The same of a packed ring."""
+    cdef EngineState here = e[0]
+    cdef uint64_t published = s.published
+    cdef uint32_t table_bytes
     cdef const Request *end = requests + min(count, s.free)
     cdef uint64_t added = s.added
     cdef uint64_t due = added + e.publish_every
@@ -206,16 +214,16 @@ cdef inline void engine_submit_packed(
     s.free -= <uint32_t>(end - requests)
     s.spent += <uint64_t>(end - requests)
     while requests != end:
-        engine_fill(e, s, slot, requests, added)
+        table_bytes = engine_fill(&here, s, slot, requests, added)
         to = <Entry *>s.desc + place
-        to.address = engine_slot_at(e, slot) + sizeof(uint64_t) * HEAD_WORDS
-        if added == s.published:
+        to.address = s.shadow[slot].address
+        if ring_likely(added != published):
+            to.rest = marks | <uint64_t>slot << 32 | table_bytes
+        else:
             # The first of a publication: its flags are withheld, and what is there looks not available to the device.
-            (<PackedDescriptor *>to).length = s.shadow[slot].length
+            (<PackedDescriptor *>to).length = table_bytes
             (<PackedDescriptor *>to).id = slot
             s.shown_flags = <uint16_t>(marks >> 48)
-        else:
-            to.rest = marks | <uint64_t>slot << 32 | s.shadow[slot].length
         s.order[added & s.order_mask] = slot
         slot = s.shadow[slot].next
         added += 1
@@ -230,6 +238,7 @@ cdef inline void engine_submit_packed(
             s.next_avail = place
             packed_publish(s)
             due += e.publish_every
+            published = added
     s.free_head = slot
     s.added = added
     s.next_avail = place
@@ -291,17 +300,17 @@ cdef inline uint32_t engine_submit(EngineState *e, RingState *s, const Request *
 # --- Reaping ----------------------------------------------------------------------------------------------------------
 
 
-cdef inline void engine_complete(
-    EngineState *e, RingState *s, uint32_t slot, uint32_t written, Completion *out
+cdef inline bint engine_complete(
+    EngineState *e, const Head *head, uint32_t slot, uint32_t written, Completion *out
 ) noexcept nogil:
-    """The tail is read once, and poisoned while its line is here."""
+    """Returns whether it failed. The tail is read once, and poisoned while its line is here."""
     cdef uint8_t *tail = e.tails + LINE * <uint64_t>slot
     cdef uint8_t value = tail[0]
     tail[0] = e.poison
-    out.tag = s.heads[slot].tag
+    out.tag = head.tag
     out.written = written
     out.tail = value
-    e.failed += value != e.good
+    return value != e.good
 
 
 cdef inline uint16_t *engine_first_link(RingState *s) noexcept nogil:
@@ -320,6 +329,11 @@ cdef inline uint32_t engine_reaped(RingState *s, uint32_t count, uint32_t last) 
 
 cdef inline uint32_t engine_reap_split(EngineState *e, RingState *s, Completion *out, uint32_t most) noexcept nogil:
     """Completions of a split ring, in any order, of requests that take one descriptor each."""
+    cdef EngineState here = e[0]
+    cdef Head *heads = s.heads
+    cdef Descriptor *shadow = s.shadow
+    cdef uint32_t size = s.size
+    cdef uint64_t published = s.published
     cdef uint16_t *link = engine_first_link(s)
     cdef uint64_t popped = s.popped
     cdef uint32_t n = 0
@@ -335,26 +349,34 @@ cdef inline uint32_t engine_reap_split(EngineState *e, RingState *s, Completion 
         element = split_element(s, popped + n)
         id = ring_load32(element)
         length = ring_load32(element + 1)
-        head = &s.heads[id]
+        head = &heads[id]
         # The record of an id out of range is not looked at: the first of these holds then.
-        if ring_unlikely(id >= s.size or head.count == 0 or head.sequence >= s.published or length > head.writable):
+        if ring_unlikely(id >= size or head.count == 0 or head.sequence >= published or length > head.writable):
             if ring_accept(s, id, length, s.seen, <uint16_t>(popped + n)) != SOMETHING:
                 break
             length = s.accepted_length
-        engine_complete(e, s, id, length, &out[n])
+        here.failed += engine_complete(&here, head, id, length, &out[n])
         head.count = 0
         last = id
         link[0] = <uint16_t>id
-        link = &s.shadow[id].next
+        link = &shadow[id].next
         n += 1
     engine_reaped(s, n, last)
     s.accepted = s.popped
+    e.failed = here.failed
     split_park(s)
     return n
 
 
 cdef inline uint32_t engine_reap_packed(EngineState *e, RingState *s, Completion *out, uint32_t most) noexcept nogil:
     """The same of a packed ring."""
+    cdef EngineState here = e[0]
+    cdef Head *heads = s.heads
+    cdef Descriptor *shadow = s.shadow
+    cdef uint32_t size = s.size
+    cdef bint platform = s.platform
+    cdef uint64_t published = s.published
+    cdef uint16_t marks = PACKED_AVAIL | PACKED_USED if s.used_wrap else 0
     cdef uint16_t *link = engine_first_link(s)
     cdef uint32_t n = 0
     cdef uint32_t last = 0
@@ -363,36 +385,39 @@ cdef inline uint32_t engine_reap_packed(EngineState *e, RingState *s, Completion
     cdef bint wrap = s.used_wrap
     cdef uint32_t length
     cdef uint16_t flags
+    cdef PackedDescriptor *desc = packed_at(s, 0)
     cdef PackedDescriptor *used
     cdef Head *head
     if not packed_is_used(packed_look_armed(s), wrap):
         return 0
     while n < most:
-        used = packed_at(s, place)
-        flags = ring_load_acquire16(&used.flags, s.platform)
-        if not packed_is_used(flags, wrap):
+        used = desc + place
+        flags = ring_load_acquire16(&used.flags, platform)
+        if flags & (PACKED_AVAIL | PACKED_USED) != marks:
             break
         id = ring_load16(&used.id)
         length = ring_load32(&used.length)
-        head = &s.heads[id]
-        if ring_unlikely(id >= s.size or head.count == 0 or head.sequence >= s.published or length > head.writable):
+        head = &heads[id]
+        if ring_unlikely(id >= size or head.count == 0 or head.sequence >= published or length > head.writable):
             if packed_check(s, flags, id, length, packed_place(place, wrap)) != SOMETHING:
                 break
             length = s.accepted_length
-        engine_complete(e, s, id, length, &out[n])
+        here.failed += engine_complete(&here, head, id, length, &out[n])
         head.count = 0
         last = id
         link[0] = <uint16_t>id
-        link = &s.shadow[id].next
+        link = &shadow[id].next
         n += 1
         place += 1
-        if place == s.size:
+        if place == size:
             place = 0
             wrap = not wrap
+            marks ^= PACKED_AVAIL | PACKED_USED
     s.next_used = place
     s.used_wrap = wrap
     engine_reaped(s, n, last)
     s.accepted = s.popped
+    e.failed = here.failed
     return n
 
 
@@ -410,7 +435,7 @@ cdef inline uint32_t engine_reap_in_order(
         written = s.accepted_length
         if s.popped + 1 != s.accepted:
             written = <uint32_t>min(s.heads[slot].writable, <uint64_t>0xffffffff)
-        engine_complete(e, s, slot, written, &out[n])
+        e.failed += engine_complete(e, &s.heads[slot], slot, written, &out[n])
         s.heads[slot].count = 0
         engine_first_link(s)[0] = <uint16_t>slot
         engine_reaped(s, 1, slot)
@@ -430,7 +455,7 @@ cdef inline uint32_t engine_reap_any(EngineState *e, RingState *s, Completion *o
     while n < most:
         if (packed_take(s, &slot, &written) if e.packed else split_take(s, &slot, &written)) != SOMETHING:
             break
-        engine_complete(e, s, slot, written, &out[n])
+        e.failed += engine_complete(e, &s.heads[slot], slot, written, &out[n])
         n += 1
     return n
 
@@ -453,4 +478,5 @@ cdef class Engine:
 
     cdef int preset(self) except -1
     cdef int enter(self) except -1
-    cdef uint32_t reap_into(self, Completion *out, uint32_t most) noexcept
+    cdef uint32_t submit_from(self, const Request *requests, uint32_t count) noexcept nogil
+    cdef uint32_t reap_into(self, Completion *out, uint32_t most) noexcept nogil

@@ -18,9 +18,11 @@ SECOND = 1_000_000_000
 DATA, LENGTH = 0x7000_0000, 4096
 AVAIL, USED = 1 << 7, 1 << 15
 
+MAKES: list[Any] = [Loopback, PackedLoopback]
+
 every = pytest.mark.parametrize(
     ("make", "indirect", "in_order", "event_idx"),
-    list(product([Loopback, PackedLoopback], [True, False], [False, True], [False, True])),
+    list(product(MAKES, [True, False], [False, True], [False, True])),
 )
 
 

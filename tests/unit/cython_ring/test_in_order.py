@@ -21,7 +21,7 @@ def with_requests(make: Any, count: int, size: int = 16, **options: Any) -> tupl
 
 
 def drain(loop: Both) -> list[tuple[Any, int]]:
-    return list(iter(loop.driver.pop, None))  # type: ignore[arg-type]
+    return list(iter(loop.driver.pop, None))
 
 
 @both
