@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> int:
     if in_readme(text) == made:
         return 0
     if action == "write":
-        README.write_text(text.replace(in_readme(text), made), encoding="utf-8")
+        README.write_text(text.replace(BEGIN + in_readme(text) + END, BEGIN + made + END), encoding="utf-8")
         return 0
     print(f"the table of doors in README.md is not what the tests gave (make doors writes it):\n{made}")
     return 1

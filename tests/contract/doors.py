@@ -32,6 +32,7 @@ class FakeDoor(Door):
 
     def __init__(self, machine: str) -> None:
         self.name = machine
+        self.target = "fake:16M" if machine == "fake" else ""
         self.hal = FakeHal()
         self.disk: VirtioBlk | None = None
 
