@@ -251,7 +251,8 @@ def test_a_back_end_that_never_stops_talking_keeps_nobody() -> None:
         disk = peer.disk()
         peer.back_end.send_unasked(HEADER * (3 * MOST_HEARD))
         disk.transport.get_status()
-        assert peer.connection.config_changes == MOST_HEARD
+        # Once before it asks, and once more if it hears the answer later than the rest.
+        assert peer.connection.config_changes in (MOST_HEARD, 2 * MOST_HEARD)
         assert disk.read(0, 512) == bytes(512)
 
 
