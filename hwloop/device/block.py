@@ -364,11 +364,15 @@ class BlockDevice(Driver, BlockDriverOps):
         return WrongToken(f"no request has the token {token}, or its result was taken already")
 
     def _wait_or_give_up(self, token: int, patience: Patience) -> None:
-        try:
-            self._wait_a_little(patience)
-        except HwloopError:
-            self.abandon(token)
-            raise
+        with self._lock:
+            # Another thread may have taken its completion since we looked; nothing would wake us then.
+            if token in self._done:
+                return
+            try:
+                self._wait_a_little(patience)
+            except HwloopError:
+                self.abandon(token)
+                raise
 
     def _wait_a_little(self, patience: Patience) -> None:
         """Wait a few milliseconds for a completion; other threads get their turn between two calls.

@@ -6,6 +6,7 @@ import errno
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -712,3 +713,20 @@ def test_closing_ends_the_waits_of_other_threads(fake: FakeDoor) -> None:
     waiter.join(2)
     assert not waiter.is_alive()
     assert outcome[0].errno == errno.EBADF
+
+
+def test_a_completion_that_another_thread_took_ends_a_wait_at_once(fake: FakeDoor) -> None:
+    """It is in the moment between looking and waiting that the other thread takes it."""
+    disk = opened(fake)
+    fake.device.hold = True
+    token = disk.submit_read(0, 512)
+    wait = disk._wait_or_give_up
+
+    def other_thread_first(*arguments: Any) -> None:
+        fake.device.release()
+        assert disk.poll() == [token]
+        disk._wait_for_completion = lambda seconds: pytest.fail("nothing would have come")  # type: ignore[method-assign]
+        wait(*arguments)
+
+    disk._wait_or_give_up = other_thread_first  # type: ignore[method-assign]
+    assert disk.wait(token) == bytes(512)
