@@ -113,3 +113,14 @@ def check_options(target: Target, known: Mapping[str, tuple[str, ...] | None]) -
         allowed = known[key]
         if allowed is not None and value not in allowed:
             raise InvalidParam(f"option {key} cannot be {value!r}", remedy=f"choose one of: {', '.join(allowed)}")
+
+
+def parse_number(key: str, text: str, allowed: range | None = None) -> int:
+    """The number that an option is given, decimal or with 0x. Raises InvalidParam."""
+    try:
+        number = int(text, 0)
+    except ValueError:
+        raise InvalidParam(f"option {key} cannot be {text!r}", remedy="give a number") from None
+    if allowed is not None and number not in allowed:
+        raise InvalidParam(f"option {key} cannot be {text}", remedy=f"give {allowed.start} to {allowed.stop - 1}")
+    return number

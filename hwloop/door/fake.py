@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import Any
 
 from hwloop.device.fake_blk import BlkFaults, FakeBlk
-from hwloop.door.base import SWITCH, Opened, Place, check_options
+from hwloop.door.base import SWITCH, Opened, Place, check_options, parse_number
 from hwloop.errors import InvalidParam
 from hwloop.hal.fake import FakeHal
 from hwloop.size import parse_size
@@ -35,7 +35,7 @@ class FakePlace(Place):
         self._options = target.options
         self._block_size = int(self._options.get("block-size", SECTOR_SIZE))
         self._size = self._checked_size(target.name)
-        self._queue_size = _number("queue-size", self._options.get("queue-size", "64"), range(1 << 16))
+        self._queue_size = parse_number("queue-size", self._options.get("queue-size", "64"), range(1 << 16))
         self._faults = {key: _value(key, self._options[key]) for key in self._options if key in _SWITCHES}
 
     @property
@@ -81,14 +81,4 @@ def find(target: Target, sysfs: Sysfs) -> FakePlace:
 
 def _value(key: str, text: str) -> Any:
     # -1 is for ever, where there is such a thing.
-    return text == "on" if OPTIONS[key] is SWITCH else _number(key, text, range(-1, 1 << 31))
-
-
-def _number(key: str, text: str, allowed: range) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        raise InvalidParam(f"option {key} cannot be {text!r}", remedy="give a number") from None
-    if number not in allowed:
-        raise InvalidParam(f"option {key} cannot be {text}", remedy=f"give {allowed.start} to {allowed.stop - 1}")
-    return number
+    return text == "on" if OPTIONS[key] is SWITCH else parse_number(key, text, range(-1, 1 << 31))

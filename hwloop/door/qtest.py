@@ -20,7 +20,7 @@ from typing import cast
 
 from hwloop.device import Device, Driver
 from hwloop.door import guestless
-from hwloop.door.base import Opened, Place, check_options
+from hwloop.door.base import Opened, Place, check_options, parse_number
 from hwloop.errors import InvalidParam
 from hwloop.qtest.attached import AttachedMachine
 from hwloop.qtest.machine import MACHINES
@@ -53,7 +53,7 @@ class QtestPlace(Place):
             )
         if self._type.pci is None and "mode" in self._options:
             raise InvalidParam(f"option mode is not for the machine {self._type.name}", remedy="leave mode out")
-        self._ram_base = _number("ram-base", self._options["ram-base"]) if "ram-base" in self._options else None
+        self._ram_base = parse_number("ram-base", self._options["ram-base"]) if "ram-base" in self._options else None
 
     def open_transport(self) -> Opened:
         with ExitStack() as stack:
@@ -86,10 +86,3 @@ def find(target: Target, sysfs: Sysfs) -> QtestPlace:
     """Raises InvalidParam."""
     check_options(target, OPTIONS)
     return QtestPlace(target)
-
-
-def _number(key: str, text: str) -> int:
-    try:
-        return int(text, 0)
-    except ValueError:
-        raise InvalidParam(f"option {key} cannot be {text!r}", remedy="give a number, such as 0x40000000") from None

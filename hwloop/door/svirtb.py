@@ -12,7 +12,7 @@ from hwloop.device.svirtb import QUEUE_SIZE, SvirtbBlk
 from hwloop.device.svirtb_memory import FileBacking, HalMemory
 from hwloop.device.svirtb_model import SimpleVirtIoBlockDev
 from hwloop.device.svirtb_protocol import SVIRTB_BASE, Interpretation, VirtIoMmioHeader
-from hwloop.door.base import SWITCH, Opened, Place, check_options
+from hwloop.door.base import SWITCH, Opened, Place, check_options, parse_number
 from hwloop.errors import InvalidParam, Unsupported
 from hwloop.hal.base import Hal
 from hwloop.hal.devmem import DevMemHal
@@ -42,7 +42,7 @@ class SvirtbPlace(Place):
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
-        self.queue_size = _number("queue-size", target.options.get("queue-size", str(QUEUE_SIZE)))
+        self.queue_size = parse_number("queue-size", target.options.get("queue-size", str(QUEUE_SIZE)))
         Interpretation().check_queue_size(self.queue_size)
 
     @property
@@ -129,10 +129,3 @@ def find(target: Target, sysfs: Sysfs) -> SvirtbPlace:
         return PhysicalPlace(target, sysfs)
     check_options(target, OPTIONS)
     return TrappedPlace(target) if target.options.get("trapped") == "on" else InProcessPlace(target)
-
-
-def _number(key: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise InvalidParam(f"option {key} cannot be {text!r}", remedy="give a number") from None
