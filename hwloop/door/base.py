@@ -68,7 +68,8 @@ class Place(ABC):
     def open(self) -> Driver:
         """Take the device, initialise it and return its driver, which gives everything back when it is closed.
 
-        Raises as `open_transport`; Unsupported for a device that we have no driver for; DeviceError.
+        With `wait=irq`, at a door that has this option, its queues wait on the device's interrupt. Raises as
+        `open_transport`; Unsupported for a device that we have no driver for, or without an interrupt; DeviceError.
         """
         if self.device_type is not None:
             self._driver(self.device_type)
@@ -79,6 +80,8 @@ class Place(ABC):
                 device = self._driver(opened.transport.device_type())(opened.transport, opened.hal)
                 device.call_when_closed(stack.pop_all().close)
                 stack.push(device)
+                if self.target.options.get("wait") == "irq":
+                    device.enable_interrupts()
             # A signal that came meanwhile was raised at the end of the shield, and `stack` has given everything back.
             stack.pop_all()
         return device

@@ -11,7 +11,6 @@ from typing import cast
 
 import udev
 from hwloop.claim import UIO_DRIVER, VFIO_DRIVER, Claim, group_fault, translates
-from hwloop.device import Device, Driver
 from hwloop.door.base import KernelPlace, Opened, check_options
 from hwloop.errors import SetupError, Unsupported
 from hwloop.hal.iommufd import IOMMU_NODE, IommufdHal
@@ -86,16 +85,6 @@ class PciPlace(KernelPlace):
                 self._settle_addresses(choice.hal, hal, transport.read_device_features())
             # A signal that came meanwhile was raised at the end of the shield, and `stack` has given everything back.
             return Opened(transport, hal, stack.pop_all(), choice.why)
-
-    def open(self) -> Driver:
-        """As every place; with `wait=irq` its queues wait on the device's interrupt. Raises Unsupported without one."""
-        with ExitStack() as stack:
-            with shield():
-                device = stack.enter_context(super().open())
-                if self.target.options.get("wait") == "irq":
-                    cast(Device, device).enable_interrupts()
-            stack.pop_all()
-        return device
 
     def _confirm(self, choice: Choice) -> Choice:
         """The choice, now that the function is bound. Raises SetupError where what was asked for is not there."""

@@ -10,9 +10,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from typing import cast
 
-from hwloop.device import Device, Driver
 from hwloop.door import guestless
 from hwloop.door.base import SWITCH, Opened, Place, check_options
 from hwloop.errors import InvalidParam, SetupError
@@ -73,16 +71,6 @@ class QemuPlace(Place):
     @property
     def device_type(self) -> DeviceType:
         return _TYPES[self.device]
-
-    def open(self) -> Driver:
-        """As every place; with `wait=irq` its queues wait on the device's interrupt. Raises Unsupported without one."""
-        with ExitStack() as stack:
-            with shield():
-                device = stack.enter_context(super().open())
-                if self.options.get("wait") == "irq":
-                    cast(Device, device).enable_interrupts()
-            stack.pop_all()
-        return device
 
     def open_transport(self) -> Opened:
         with ExitStack() as stack:

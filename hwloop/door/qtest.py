@@ -16,9 +16,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
 
-from hwloop.device import Device, Driver
 from hwloop.door import guestless
 from hwloop.door.base import Opened, Place, check_options, parse_number
 from hwloop.errors import InvalidParam
@@ -63,16 +61,6 @@ class QtestPlace(Place):
                 stack.push(hal)
                 stack.push(transport)
             return Opened(transport, hal, stack.pop_all())
-
-    def open(self) -> Driver:
-        """As every place; with `wait=irq` its queues wait on the device's interrupt. Raises Unsupported without one."""
-        with ExitStack() as stack:
-            with shield():
-                device = stack.enter_context(super().open())
-                if self._options.get("wait") == "irq":
-                    cast(Device, device).enable_interrupts()
-            stack.pop_all()
-        return device
 
     def attach(self) -> AttachedMachine:
         """Connect to the machine, and touch nothing of it. Raises SetupError."""

@@ -15,7 +15,6 @@ import socket
 from contextlib import ExitStack
 from typing import cast
 
-from hwloop.device import Device, Driver
 from hwloop.door.base import Opened, Place, check_options
 from hwloop.errors import DeadlineExpired, InvalidParam, SetupError
 from hwloop.hal.vhost import VhostHal
@@ -42,16 +41,6 @@ class VhostUserPlace(Place):
     @property
     def device_type(self) -> DeviceType:
         return _TYPES[self.target.options.get("device", "block")]
-
-    def open(self) -> Driver:
-        """As every place; with `wait=irq` its queues wait for the back end's call."""
-        with ExitStack() as stack:
-            with shield():
-                device = stack.enter_context(super().open())
-                if self.target.options.get("wait") == "irq":
-                    cast(Device, device).enable_interrupts()
-            stack.pop_all()
-        return device
 
     def open_transport(self) -> Opened:
         with ExitStack() as stack:

@@ -16,9 +16,7 @@ process of a VDUSE device has died, the kernel waits for it until its own time i
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import cast
 
-from hwloop.device import Device, Driver
 from hwloop.door.base import Opened, Place, check_options
 from hwloop.hal.vhost_vdpa import VhostVdpaHal
 from hwloop.signals import shield
@@ -39,16 +37,6 @@ class VhostVdpaPlace(Place):
                 transport = stack.enter_context(VhostVdpaTransport(hal))
             # A signal that came meanwhile was raised at the end of the shield, and `stack` has given everything back.
             return Opened(transport, hal, stack.pop_all())
-
-    def open(self) -> Driver:
-        """As every place; with `wait=irq` its queues wait for the device's call."""
-        with ExitStack() as stack:
-            with shield():
-                device = stack.enter_context(super().open())
-                if self.target.options.get("wait") == "irq":
-                    cast(Device, device).enable_interrupts()
-            stack.pop_all()
-        return device
 
 
 def find(target: Target, sysfs: Sysfs) -> VhostVdpaPlace:
