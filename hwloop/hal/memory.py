@@ -15,7 +15,23 @@ HUGE_PAGE = 2 << 20
 _MAP_HUGETLB = 0x40000
 
 
-class AnonymousMemory(Owner):
+class _Mapped(Owner):
+    """A mapping of ours at an address that does not change; a child process does not inherit it."""
+
+    def __init__(self, mapping: mmap.mmap) -> None:
+        self._map = mapping
+        self.size = len(mapping)
+        mapping.madvise(mmap.MADV_DONTFORK)
+        self._anchor: ctypes.c_char | None = ctypes.c_char.from_buffer(mapping)
+        self.address = ctypes.addressof(self._anchor)
+
+    def close(self) -> None:
+        """Unmap. Idempotent; nothing may use the address afterwards."""
+        self._anchor = None
+        self._map.close()
+
+
+class AnonymousMemory(_Mapped):
     """Zeroed memory shared with nobody and backed by no file, so nothing is left over however we die.
 
     Huge pages where some are free, else ordinary ones; `huge` tells. A child process does not inherit it.
@@ -23,16 +39,8 @@ class AnonymousMemory(Owner):
     """
 
     def __init__(self, size: int) -> None:
-        self.huge, self._map = _map_anonymous(size)
-        self.size = len(self._map)
-        self._map.madvise(mmap.MADV_DONTFORK)
-        self._anchor: ctypes.c_char | None = ctypes.c_char.from_buffer(self._map)
-        self.address = ctypes.addressof(self._anchor)
-
-    def close(self) -> None:
-        """Unmap. Idempotent; nothing may use the address afterwards."""
-        self._anchor = None
-        self._map.close()
+        self.huge, mapping = _map_anonymous(size)
+        super().__init__(mapping)
 
 
 def _map_anonymous(size: int) -> tuple[bool, mmap.mmap]:
@@ -44,25 +52,19 @@ def _map_anonymous(size: int) -> tuple[bool, mmap.mmap]:
         return False, mmap.mmap(-1, size, flags=flags)
 
 
-class FileMemory(Owner):
+class FileMemory(_Mapped):
     """Zeroed memory of a file without a name, for a device that may be a process and is given the file.
 
-    A child process does not inherit it. `address` and `size` (bytes, whole pages) never change.
+    A child process does not inherit it. `address` and `size` (bytes, whole pages) never change. The pages live on
+    after `close` as long as anybody else has mapped them.
     """
 
     def __init__(self, size: int) -> None:
-        self.size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
         fd = os.memfd_create("hwloop-dma", os.MFD_CLOEXEC)
         try:
-            os.ftruncate(fd, self.size)
-            self._map = mmap.mmap(fd, self.size)
+            os.ftruncate(fd, size)
+            mapping = mmap.mmap(fd, size)
         finally:
             os.close(fd)
-        self._map.madvise(mmap.MADV_DONTFORK)
-        self._anchor: ctypes.c_char | None = ctypes.c_char.from_buffer(self._map)
-        self.address = ctypes.addressof(self._anchor)
-
-    def close(self) -> None:
-        """Unmap. Idempotent; the pages live on as long as anybody else has mapped them."""
-        self._anchor = None
-        self._map.close()
+        super().__init__(mapping)
