@@ -250,9 +250,11 @@ def test_a_back_end_that_never_stops_talking_keeps_nobody() -> None:
     with Peer() as peer:
         disk = peer.disk()
         peer.back_end.send_unasked(HEADER * (3 * MOST_HEARD))
+        # A look on its own hears so many; how many looks a question takes depends on when the answer comes.
+        peer.connection.check()
+        assert peer.connection.config_changes == MOST_HEARD
         disk.transport.get_status()
-        # Once before it asks, and once more if it hears the answer later than the rest.
-        assert peer.connection.config_changes in (MOST_HEARD, 2 * MOST_HEARD)
+        assert peer.connection.config_changes <= 3 * MOST_HEARD
         assert disk.read(0, 512) == bytes(512)
 
 
