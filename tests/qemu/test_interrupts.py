@@ -8,6 +8,7 @@ from typing import cast
 
 import pytest
 
+from hwloop.deadline import Deadline
 from hwloop.device.blk import VirtioBlk
 from hwloop.door.base import Opened
 from hwloop.door.qemu import DEVICE_ID, QemuPlace
@@ -33,6 +34,14 @@ LINES = [
     {"machine": "virt"},
     {"machine": "virt", "mmio_version": "1"},
 ]
+
+
+def read_until_interrupted(disk: VirtioBlk) -> None:
+    """A completion that is there before anybody waits brings no interrupt, and on a busy machine one may well be."""
+    deadline = Deadline(60)
+    while disk.queues[0].interrupts < 3:
+        assert not deadline.expired()
+        assert disk.read(0, 512) == CONTENT
 
 
 def vectors_of(opened: Opened, count: int) -> list[Interrupt]:
@@ -68,9 +77,7 @@ def test_a_driver_waits_on_the_line_of_its_device(start: Start) -> None:
     with opened, VirtioBlk(opened.transport, opened.hal) as disk:
         disk.enable_interrupts()
         slow_down(machine)
-        for _ in range(20):
-            assert disk.read(0, 512) == CONTENT
-        assert disk.queues[0].interrupts >= 10
+        read_until_interrupted(disk)
 
 
 def test_a_line_is_not_heard_while_the_device_is_asked_not_to_interrupt(start: Start) -> None:
@@ -128,9 +135,7 @@ def test_a_driver_waits_on_the_vector_of_its_queue(start: Start) -> None:
         disk = stack.enter_context(VirtioBlk(opened.transport, opened.hal))
         disk.queues[0].use_interrupt(line)
         slow_down(machine)
-        for _ in range(20):
-            assert disk.read(0, 512) == CONTENT
-        assert disk.queues[0].interrupts >= 10
+        read_until_interrupted(disk)
 
 
 def test_a_legacy_device_with_vectors_has_its_configuration_elsewhere(start: Start) -> None:
