@@ -113,6 +113,15 @@ class Claim(Owner):
     def close(self) -> None:
         self.give_back()
 
+    def descriptors(self) -> list[int]:
+        """What keeps the lock, for a child that may have to `adopt` the claim."""
+        return self._lock.descriptors()
+
+    def adopt(self) -> None:
+        """Make the claim this process's, a child of the one that took it and which has died."""
+        self._pid = os.getpid()
+        self._lock.adopt()
+
     def give_back(self) -> None:
         """Bind the device to the driver it had, put `driver_override` back and drop the lock. Idempotent.
 

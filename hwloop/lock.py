@@ -94,9 +94,17 @@ class DeviceLock(Owner):
             )
         if not _is_same_file(fd, self._path):
             return False
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        _write_pid(fd)
         return True
+
+    def descriptors(self) -> list[int]:
+        """What keeps the lock, for a child that may have to `adopt` it."""
+        return [self._fd]
+
+    def adopt(self) -> None:
+        """Make it this process's, a child of the one that took it and which has died."""
+        self._pid = os.getpid()
+        _write_pid(self._fd)
 
     def close(self) -> None:
         """Let others have the device; the file goes while we still hold it. Idempotent. In a child of the process that
@@ -107,6 +115,11 @@ class DeviceLock(Owner):
             self._path.unlink(missing_ok=True)
         os.close(self._fd)
         self._fd = -1
+
+
+def _write_pid(fd: int) -> None:
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
 
 
 def _lock_soon(fd: int) -> bool:

@@ -57,6 +57,10 @@ class SysfsConfigAccess:
         if count != width:
             raise cut_short(self, "write", offset, width, count)
 
+    def descriptors(self) -> list[int]:
+        """What is open, for a child process that goes on with it."""
+        return [fd for fd in (self._reader, self._writer) if fd != _CLOSED]
+
     def close(self) -> None:
         """Close the descriptors; a second time does nothing."""
         for fd in (self._reader, self._writer):

@@ -19,10 +19,10 @@ import udev
 from hwloop.claim import Claim
 from hwloop.door.base import SWITCH, KernelPlace, Opened, Place, check_options
 from hwloop.errors import InvalidParam, RefusedError, SetupError, Unsupported
+from hwloop.guardian import Guardian, ending
 from hwloop.hal.devmem import DevMemHal
 from hwloop.inventory_mmio import bare_name, is_kernel_device, type_in_kernel
 from hwloop.lock import DeviceLock
-from hwloop.owner import Owner
 from hwloop.signals import shield
 from hwloop.spec import DeviceType
 from hwloop.target import Target
@@ -43,12 +43,16 @@ class Slot:
     size: int
     version: int | None = None
 
-    def open(self, owner: Owner, sysfs: Sysfs) -> Opened:
+    def open(self, owner: Claim | DeviceLock, sysfs: Sysfs) -> Opened:
         """The device whose registers these are; `owner` holds them against others, and is closed last."""
         with ExitStack() as stack:
+            guardian = stack.enter_context(Guardian())
             stack.enter_context(owner)
+            stack.callback(guardian.device_ended)
             hal = stack.enter_context(DevMemHal(sysfs.dev / "mem", sysfs))
             transport = stack.enter_context(self._look(hal, sysfs))
+            guardian.watch(owner, ending(transport, stops_dma=False))
+            hal.memory_keeper = guardian.keep_memory
             if self.version not in (None, transport.version):
                 raise Unsupported(
                     f"the registers at {self.address:#x} have version {transport.version}, not {self.version}",

@@ -13,7 +13,9 @@ import udev
 from hwloop.claim import UIO_DRIVER, VFIO_DRIVER, Claim, group_fault, translates
 from hwloop.door.base import KernelPlace, Opened, check_options
 from hwloop.errors import SetupError, Unsupported
+from hwloop.guardian import Guardian, ending
 from hwloop.hal.iommufd import IOMMU_NODE, IommufdHal
+from hwloop.hal.physical import PhysicalHal
 from hwloop.hal.uio import UioHal
 from hwloop.hal.vfio import VfioHal
 from hwloop.hal.vfio_function import ConfinedFunction
@@ -74,14 +76,23 @@ class PciPlace(KernelPlace):
         choice = self.choice
         with ExitStack() as stack:
             with shield():
+                guardian = stack.enter_context(Guardian())
                 confined = choice.hal != "vfio-noiommu"
                 claim = Claim(self.address, _DRIVERS[choice.hal], sysfs=self._sysfs, confined=confined)
                 stack.callback(claim.give_back)
                 choice = self._confirm(choice)
+                if choice.hal != "uio":
+                    # VFIO ends the device when our descriptors close, so the guardian must not have them.
+                    guardian.watch(claim)
+                stack.callback(guardian.device_ended)
                 bars = parse_resource_file(self.device.resource)
                 hal = self._make_hal(choice.hal, bars)
                 stack.enter_context(hal)
                 transport = stack.enter_context(_make_transport(choice.mode, hal, bars))
+                if choice.hal == "uio":
+                    guardian.watch(claim, ending(transport, stops_dma=True), cast(UioHal, hal).descriptors())
+                if choice.hal not in _CONFINING:
+                    cast(PhysicalHal, hal).memory_keeper = guardian.keep_memory
                 self._settle_addresses(choice.hal, hal, transport.read_device_features())
             # A signal that came meanwhile was raised at the end of the shield, and `stack` has given everything back.
             return Opened(transport, hal, stack.pop_all(), choice.why)

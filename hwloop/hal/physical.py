@@ -11,6 +11,7 @@ import ctypes
 import errno
 import mmap
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ from hwloop.owner import Owner
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+Keeper = Callable[[int], None]
 
 PAGEMAP = "/proc/self/pagemap"
 MAKE_HUGE_PAGES = "echo 16 > /proc/sys/vm/nr_hugepages"
@@ -82,12 +85,13 @@ class PhysicalMemory(Owner):
 
     It is a file that has no name: nothing of it is left in hugetlbfs, however we die. It is locked, a child process
     does not inherit it, and it is not touched before the kernel has shown that all of it is there. `address` and `size`
-    (bytes) never change. Raises DmaError when no huge page is free, SetupError where addresses are not told.
+    (bytes) never change. `keeper` is called with its descriptor, for who keeps the pages after our death.
+    Raises DmaError when no huge page is free, SetupError where addresses are not told.
     """
 
-    def __init__(self, size: int, pagemap: Pagemap) -> None:
+    def __init__(self, size: int, pagemap: Pagemap, keeper: Keeper | None = None) -> None:
         self._pagemap = pagemap
-        self._map = _map_huge_pages(-(-size // HUGE_PAGE) * HUGE_PAGE)
+        self._map = _map_huge_pages(-(-size // HUGE_PAGE) * HUGE_PAGE, keeper)
         self.size = len(self._map)
         self._anchor: ctypes.c_char | None = ctypes.c_char.from_buffer(self._map)
         self.address = ctypes.addressof(self._anchor)
@@ -135,6 +139,8 @@ class PhysicalHal(BounceHal):
     def __init__(self) -> None:
         super().__init__()
         self._pagemap = Pagemap()
+        self.memory_keeper: Keeper | None = None
+        """Called with the descriptor of all memory that the device can reach, before it can."""
 
     def check(self) -> None:
         """Raises DmaError when memory has moved in the machine."""
@@ -159,16 +165,16 @@ class PhysicalHal(BounceHal):
         return arena, offset
 
     def _new_arena(self, size: int, direction: BufferDirection) -> Arena:
-        return physical_arena(size, self._pagemap)
+        return physical_arena(size, self._pagemap, self.memory_keeper)
 
     def _free_arena(self, arena: Arena) -> None:
         if isinstance(arena.owner, PhysicalMemory):
             arena.owner.close()
 
 
-def physical_arena(size: int, pagemap: Pagemap) -> Arena:
+def physical_arena(size: int, pagemap: Pagemap, keeper: Keeper | None = None) -> Arena:
     """An arena whose device address is its physical address. Raises DmaError, SetupError."""
-    memory = PhysicalMemory(size, pagemap)
+    memory = PhysicalMemory(size, pagemap, keeper)
     if not memory.contiguous:
         pages = len(memory.physical)
         memory.close()
@@ -185,13 +191,16 @@ def _verify(arena: Arena) -> None:
         arena.owner.verify()
 
 
-def _map_huge_pages(size: int) -> mmap.mmap:
+def _map_huge_pages(size: int, keeper: Keeper | None) -> mmap.mmap:
     """Map that many bytes, present from the start where there are enough pages."""
     try:
         fd = create_huge_file()
         try:
             os.ftruncate(fd, size)
-            return mmap.mmap(fd, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+            mapping = mmap.mmap(fd, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+            if keeper is not None:
+                keeper(fd)
+            return mapping
         finally:
             os.close(fd)
     except OSError as error:

@@ -96,6 +96,10 @@ class UioHal(PhysicalHal):
             )
         super().check()
 
+    def descriptors(self) -> list[int]:
+        """What is open, for a child process that ends the device in our place."""
+        return [self._fd, *self._ports.values(), *self._access.descriptors()]
+
     def close(self) -> None:
         """Interrupt off, bus mastering off, memory freed, descriptors closed, in this order. Idempotent."""
         with ExitStack() as steps:

@@ -7,7 +7,10 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+from hwloop import guardian
 
 RUN_DIR = Path("/run/hwloop")
 
@@ -49,6 +52,18 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30) -> bool:
             return True
         time.sleep(0.02)
     return condition()
+
+
+def guardians_of(pid: int) -> list[int]:
+    """The guardians of a process's devices."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            # The kernel keeps the first 15 characters of a name.
+            name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
+            if name == guardian.NAME[:15] and int(rest.split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
 
 
 def sha256(path: str | Path) -> str:

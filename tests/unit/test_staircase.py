@@ -49,6 +49,7 @@ STEPS = {
     "hwloop.session": 6,
     "hwloop.door": 6,
     "hwloop.claim": 6,
+    "hwloop.guardian": 6,
     "hwloop.lock": 6,
     "hwloop.journal": 6,
     "hwloop.target": 6,

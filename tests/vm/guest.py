@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def run_in_guest(
     paths = [f"tests/guest/{file}" for file in files]
     noted = ["HWLOOP_DOORS=/share/doors.jsonl"] if share is not None else []
     noted += [f"HWLOOP_MACHINE={machine}", f"HWLOOP_MMIO_VERSION={mmio_version or ''}"]
+    noted.append(f"HWLOOP_KILLS={os.environ.get('HWLOOP_KILLS', '3')}")
     command = ["env", "HWLOOP_GUEST=1", *noted, "pytest", "-v", "--durations=12", "-p", "no:cacheprovider", *paths]
     result = vm.run(
         command, disks=disks, qemu=qemu or [], share=share, machine=machine, mmio_version=mmio_version, timeout=900

@@ -245,6 +245,10 @@ class OnPaper(VfioOnPaper):
     """A Hal that notes when it was told to use physical addresses."""
 
     physical = False
+    memory_keeper: object = None
+
+    def descriptors(self) -> list[int]:
+        return []
 
     def use_physical_addresses(self) -> None:
         self.physical = True

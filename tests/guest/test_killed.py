@@ -1,0 +1,171 @@
+"""SIGKILL at random moments of heavy writing: the device is stopped, nothing else is written, the old driver is back.
+
+HWLOOP_KILLS says how often for each door. The neighbour is a disk with a mounted file system, the canaries are all huge
+pages that are free while the device is ours and as soon as it is not.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+import hwloop
+from hwloop.device.blk import VirtioBlk
+from hwloop.hal.memory import HUGE_PAGE
+from tests.guest import devmem_door, machine
+from tests.guest.machine import given_back
+
+KILLS = int(os.environ.get("HWLOOP_KILLS", "3"))
+MACHINE = os.environ.get("HWLOOP_MACHINE", "q35")
+CANARY = b"\xc5" * 4096
+SECONDS = 30.0
+"""How long it may take here: an emulated machine on a busy host. The time that it took is printed."""
+
+DOORS = {
+    "q35": [
+        ("0000:00:05.0", "pci", "?hal=vfio"),
+        ("0000:00:06.0", "pci", "?hal=uio"),
+        ("0000:00:06.0", "pci", "?hal=uio&mode=legacy"),
+    ],
+    "microvm": [("ninth", "platform", "?unbind=on")],
+}
+DRIVERS = {"pci": "virtio-pci", "platform": "virtio-mmio"}
+NEIGHBOURS = {"q35": ("0000:00:07.0", "pci"), "microvm": ("first", "platform")}
+
+
+def place(name: str) -> str:
+    """An address, or which of the memory-mapped disks. Eight of those share a page, which the kernel gives to nobody
+    while it drives one of them."""
+    return devmem_door.node_of(["first", "ninth"].index(name) * 8) if MACHINE == "microvm" else name
+
+
+@pytest.fixture(scope="module")
+def neighbour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A mounted file system on a disk that is none of ours; it is whole at the end."""
+    name, bus = NEIGHBOURS[MACHINE]
+    node = f"/dev/{machine.disk_name(place(name), bus)}"
+    folder = tmp_path_factory.mktemp("neighbour")
+    subprocess.run(["mkfs.ext4", "-q", "-F", node], check=True, timeout=60)
+    subprocess.run(["mount", node, str(folder)], check=True, timeout=60)
+    (folder / "file").write_bytes(random.Random(1).randbytes(1 << 20))
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True, timeout=60)
+    subprocess.run(["e2fsck", "-f", "-n", node], check=True, timeout=60)
+
+
+class Canaries:
+    """Huge pages that nobody but us may write; `fill` takes all that are free."""
+
+    def __init__(self) -> None:
+        self.maps: list[mmap.mmap] = []
+
+    def fill(self) -> None:
+        with suppress(OSError):
+            while True:
+                flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE | 0x40000  # MAP_HUGETLB
+                page = mmap.mmap(-1, HUGE_PAGE, flags=flags)
+                page.write(CANARY * (HUGE_PAGE // len(CANARY)))
+                self.maps.append(page)
+
+    def intact(self) -> bool:
+        return all(page[:] == CANARY * (HUGE_PAGE // len(CANARY)) for page in self.maps)
+
+    def close(self) -> None:
+        while self.maps:
+            self.maps.pop().close()
+
+
+def write_for_ever(target: str, ready: int) -> None:
+    """A child: as many writes in flight as there is room for, all over the disk."""
+    with hwloop.open(target) as disk:
+        assert isinstance(disk, VirtioBlk)
+        blocks = disk.num_blocks() - 64
+        data, choose = b"w" * (64 * 512), random.Random(os.getpid())
+        os.write(ready, b"r")
+        while True:
+            while disk.requests_free:
+                disk.submit_write(choose.randrange(blocks), data)
+            for token in disk.poll():
+                disk.complete(token)
+
+
+def start_writing(target: str) -> int:
+    told, ready = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            write_for_ever(target, ready)
+        finally:
+            os._exit(1)
+    os.close(ready)
+    assert os.read(told, 1) == b"r", "the driver did not come to write"
+    os.close(told)
+    return child
+
+
+def kill_once(address: str, bus: str, options: str, delay: float) -> float:
+    """Kill a writer after so many seconds; returns how long the old driver took to be back."""
+    kind = "mmio:" if bus == "platform" else ""
+    child = start_writing(f"{kind}{address}{options}")
+    canaries = Canaries()
+    time.sleep(delay)
+    os.kill(child, signal.SIGKILL)
+    killed = time.monotonic()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    while not is_back(address, bus):
+        canaries.fill()
+        assert time.monotonic() - killed < SECONDS, machine.driver(address, bus)
+        time.sleep(0.01)
+    took = time.monotonic() - killed
+    canaries.fill()
+    time.sleep(0.05)
+    assert canaries.intact()
+    canaries.close()
+    return took
+
+
+def is_back(address: str, bus: str) -> bool:
+    return machine.driver(address, bus) == DRIVERS[bus] and not list(machine.RUN_DIR.glob("*"))
+
+
+@pytest.mark.parametrize(("name", "bus", "options"), DOORS[MACHINE], ids=str)
+def test_faults_41_a_driver_killed_while_it_writes_harms_nobody(
+    name: str, bus: str, options: str, neighbour: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = place(name)
+    choose = random.Random(41)
+    took = []
+    for _ in range(KILLS):
+        took.append(kill_once(address, bus, options, choose.random() * 0.3))
+        assert machine.wait_for(lambda: has_disk(address, bus))
+        given_back(address, bus, DRIVERS[bus])
+    assert (neighbour / "file").read_bytes() == random.Random(1).randbytes(1 << 20)
+    with capsys.disabled():
+        print(f"{KILLS} kills of {address}{options}: old driver back within {max(took):.2f} s")
+
+
+def has_disk(address: str, bus: str) -> bool:
+    try:
+        return Path(f"/dev/{machine.disk_name(address, bus)}").exists()
+    except IndexError:
+        return False
+
+
+def test_the_canaries_would_notice() -> None:
+    canaries = Canaries()
+    canaries.fill()
+    assert canaries.maps
+    assert canaries.intact()
+    ctypes.c_char.from_buffer(canaries.maps[0], 100).value = b"x"
+    assert not canaries.intact()
+    canaries.close()
