@@ -14,7 +14,7 @@ from typing import Any
 from hwloop import session
 from hwloop.claim import USER_DRIVERS
 from hwloop.config import read_config
-from hwloop.device.blk_protocol import FIELD_FEATURES
+from hwloop.device.blk_protocol import FIELD_FEATURES, BlkConfig
 from hwloop.door.base import Place
 from hwloop.door.pci import PciPlace
 from hwloop.errors import RefusedError, Unsupported
@@ -218,5 +218,7 @@ def _read_block_config(transport: Transport, features: int) -> dict[str, int]:
         for feature, group in FIELD_FEATURES.items()
         if not feature or features & feature
         for field in group
+        # It must not be read before features are settled (VIRTIO 1.4, 5.2.5.1), which nobody does here.
+        if field is not BlkConfig.writeback
     }
     return {"capacity_bytes": fields["capacity"] * SECTOR_SIZE, **fields}

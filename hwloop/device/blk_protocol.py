@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
 
 from hwloop.config import ConfigStruct, ReadOnly, ReadWrite
@@ -26,14 +27,94 @@ class RequestType(IntEnum):
     OUT = 1
     FLUSH = 4
     GET_ID = 8
+    GET_LIFETIME = 10
+    DISCARD = 11
+    WRITE_ZEROES = 13
+    SECURE_ERASE = 14
+    ZONE_APPEND = 15
+    ZONE_REPORT = 16
+    ZONE_OPEN = 18
+    ZONE_CLOSE = 20
+    ZONE_FINISH = 22
+    ZONE_RESET = 24
+    ZONE_RESET_ALL = 26
+
+
+class LegacyRequestType(IntEnum):
+    """What only legacy drivers send; none of ours does (VIRTIO 1.4, 5.2.6.3)."""
+
+    SCSI_CMD = 2
+    SCSI_CMD_OUT = 3
+    FLUSH_OUT = 5
+
+
+LEGACY_BARRIER = 0x8000_0000
+"""The bit of a legacy request's type that orders it (VIRTIO 1.4, 5.2.6.3)."""
+
+REQUEST_FEATURES = {
+    RequestType.FLUSH: BlkFeature.FLUSH,
+    RequestType.GET_LIFETIME: BlkFeature.LIFETIME,
+    RequestType.DISCARD: BlkFeature.DISCARD,
+    RequestType.WRITE_ZEROES: BlkFeature.WRITE_ZEROES,
+    RequestType.SECURE_ERASE: BlkFeature.SECURE_ERASE,
+    RequestType.ZONE_APPEND: BlkFeature.ZONED,
+    RequestType.ZONE_REPORT: BlkFeature.ZONED,
+    RequestType.ZONE_OPEN: BlkFeature.ZONED,
+    RequestType.ZONE_CLOSE: BlkFeature.ZONED,
+    RequestType.ZONE_FINISH: BlkFeature.ZONED,
+    RequestType.ZONE_RESET: BlkFeature.ZONED,
+    RequestType.ZONE_RESET_ALL: BlkFeature.ZONED,
+}
+"""What must be negotiated before a request of a type is sent; the types that are missing need nothing."""
+
+CHANGES_DATA = frozenset(
+    {
+        RequestType.OUT,
+        RequestType.DISCARD,
+        RequestType.WRITE_ZEROES,
+        RequestType.SECURE_ERASE,
+        RequestType.ZONE_APPEND,
+        RequestType.ZONE_OPEN,
+        RequestType.ZONE_CLOSE,
+        RequestType.ZONE_FINISH,
+        RequestType.ZONE_RESET,
+        RequestType.ZONE_RESET_ALL,
+    }
+)
+"""What a read-only disk is never asked to do."""
 
 
 class RespStatus(IntEnum):
-    """VIRTIO 1.4, 5.2.6."""
+    """VIRTIO 1.4, 5.2.6; those that begin with ZONE come from zoned devices only."""
 
     OK = 0
     IO_ERR = 1
     UNSUPPORTED = 2
+    ZONE_INVALID_CMD = 3
+    ZONE_UNALIGNED_WP = 4
+    ZONE_OPEN_RESOURCE = 5
+    ZONE_ACTIVE_RESOURCE = 6
+
+
+STATUS_ERRORS = {
+    RespStatus.IO_ERR: (errno.EIO, "the device reports an I/O error"),
+    RespStatus.UNSUPPORTED: (errno.EOPNOTSUPP, "the device does not support this request"),
+    RespStatus.ZONE_INVALID_CMD: (errno.EIO, "the zone cannot do this in the state it is in (ZONE_INVALID_CMD)"),
+    RespStatus.ZONE_UNALIGNED_WP: (errno.EIO, "the write is not at the write pointer of its zone (ZONE_UNALIGNED_WP)"),
+    RespStatus.ZONE_OPEN_RESOURCE: (errno.ETOOMANYREFS, "too many zones are open (ZONE_OPEN_RESOURCE)"),
+    RespStatus.ZONE_ACTIVE_RESOURCE: (errno.EOVERFLOW, "too many zones are active (ZONE_ACTIVE_RESOURCE)"),
+}
+"""What a status other than OK means: Linux's errno for it, and a sentence."""
+
+
+def request_name(number: int) -> str:
+    """The name of a request's type as it stands in the header, legacy ones included: `OUT | BARRIER`, `type 0x63`."""
+    barrier = " | BARRIER" if number & LEGACY_BARRIER else ""
+    for kinds in (RequestType, LegacyRequestType):
+        for kind in kinds:
+            if kind == number & ~LEGACY_BARRIER:
+                return f"{kind.name}{barrier}"
+    return f"type {number:#x}"
 
 
 class BlkConfig(ConfigStruct):
@@ -61,6 +142,12 @@ class BlkConfig(ConfigStruct):
     max_secure_erase_sectors = ReadOnly(60, 4)
     max_secure_erase_seg = ReadOnly(64, 4)
     secure_erase_sector_alignment = ReadOnly(68, 4)
+    zone_sectors = ReadOnly(72, 4)
+    max_open_zones = ReadOnly(76, 4)
+    max_active_zones = ReadOnly(80, 4)
+    max_append_sectors = ReadOnly(84, 4)
+    write_granularity = ReadOnly(88, 4)
+    zoned_model = ReadOnly(92, 1)
 
 
 FIELD_FEATURES: dict[BlkFeature, tuple[ReadOnly, ...]] = {
@@ -91,6 +178,14 @@ FIELD_FEATURES: dict[BlkFeature, tuple[ReadOnly, ...]] = {
         BlkConfig.max_secure_erase_sectors,
         BlkConfig.max_secure_erase_seg,
         BlkConfig.secure_erase_sector_alignment,
+    ),
+    BlkFeature.ZONED: (
+        BlkConfig.zone_sectors,
+        BlkConfig.max_open_zones,
+        BlkConfig.max_active_zones,
+        BlkConfig.max_append_sectors,
+        BlkConfig.write_granularity,
+        BlkConfig.zoned_model,
     ),
 }
 """Which configuration fields exist with which feature; capacity always does."""

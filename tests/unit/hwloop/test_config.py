@@ -75,6 +75,8 @@ def test_the_block_configuration_is_that_of_the_specification() -> None:
         "max_discard_sectors": (36, 4), "max_discard_seg": (40, 4), "discard_sector_alignment": (44, 4),
         "max_write_zeroes_sectors": (48, 4), "max_write_zeroes_seg": (52, 4), "write_zeroes_may_unmap": (56, 1),
         "max_secure_erase_sectors": (60, 4), "max_secure_erase_seg": (64, 4), "secure_erase_sector_alignment": (68, 4),
+            "zone_sectors": (72, 4), "max_open_zones": (76, 4), "max_active_zones": (80, 4),
+            "max_append_sectors": (84, 4), "write_granularity": (88, 4), "zoned_model": (92, 1),
     }  # fmt: skip
 
 
