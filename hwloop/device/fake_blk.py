@@ -207,7 +207,9 @@ class FakeBlk(FakeDevice):
         try:
             if any(header[4:8]):
                 raise RequestBroken(f"the reserved bytes of the header are {header[4:8].hex()} (5.2.6)")
-            status, answer = self._answer(chain, int.from_bytes(header[:4], "little"), sector, payload, room)
+            number = int.from_bytes(header[:4], "little")
+            self._check_segments(chain, number)
+            status, answer = self._answer(number, sector, payload, room)
         except RequestBroken as broken:
             if self.strict:
                 raise
@@ -217,7 +219,7 @@ class FakeBlk(FakeDevice):
         chain.write(answer[:room])
         return self._complete(chain, room, status)
 
-    def _answer(self, chain: Chain, number: int, sector: int, payload: bytes, room: int) -> tuple[int, bytes]:
+    def _answer(self, number: int, sector: int, payload: bytes, room: int) -> tuple[int, bytes]:
         if self.blk_faults.io_error:
             self.blk_faults.io_error -= 1
             return RespStatus.IO_ERR, b""
@@ -225,7 +227,6 @@ class FakeBlk(FakeDevice):
             self.blk_faults.unsupported = max(0, self.blk_faults.unsupported - 1)
             return RespStatus.UNSUPPORTED, b""
         kind = RequestType(number)
-        self._check_segments(chain, kind)
         self.requests.append(kind)
         needed = REQUEST_FEATURES.get(kind)
         if needed is not None and not self._negotiated(needed):
@@ -234,9 +235,9 @@ class FakeBlk(FakeDevice):
             raise RequestBroken(f"{kind.name} was sent to a read-only disk (5.2.6)")
         return RespStatus.OK, _HANDLERS[kind](self, sector, payload, room)
 
-    def _check_segments(self, chain: Chain, kind: RequestType) -> None:
+    def _check_segments(self, chain: Chain, number: int) -> None:
         """VIRTIO 1.4, 5.2.6: size_max and seg_max bind the data, without header, status and append_sector."""
-        answer = [] if kind == RequestType.ZONE_APPEND else chain.writable[:-1]
+        answer = [] if number == RequestType.ZONE_APPEND else chain.writable[:-1]
         segments = [length for _, length in (*chain.readable[1:], *answer)]
         seg_max = self._limit(BlkFeature.SEG_MAX, BlkConfig.seg_max)
         size_max = self._limit(BlkFeature.SIZE_MAX, BlkConfig.size_max)
