@@ -430,6 +430,11 @@ cdef class DeviceSideSplit:
             return not ring_load16(d.avail) & NO_INTERRUPT
         return d.completed - old > 0xffff or need_event(self.read_used_event(), <uint16_t>d.completed, <uint16_t>old)
 
+    @property
+    def next_avail(self):
+        """The index of the available entry that fetch() takes next, in 16 bits."""
+        return self.state.fetched & 0xffff
+
     def read_avail_flags(self):
         """avail.flags, as the driver has it now."""
         return ring_load16(self.state.avail)

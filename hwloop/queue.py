@@ -1,77 +1,116 @@
-"""A virtqueue: its areas from a Hal, its ring from `cython_ring`, its notification by a Transport."""
+"""A virtqueue: its memory from a Hal, its ring from `cython_ring`, its notification by a Transport."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from cython_ring import RingBroken, SplitRing, split_layout
+from cython_ring import Engine, PackedRing, Ring, RingBroken, RingFull, SplitRing
 from hwloop.deadline import Deadline
 from hwloop.errors import (
     AlreadyUsed,
     DeadlineExpired,
     DeviceClosed,
-    InvalidParam,
     QueueBroken,
     QueueFull,
-    TransportError,
+    Unsupported,
 )
-from hwloop.hal.base import BufferDirection, Dma, Hal, pages_for
+from hwloop.hal.base import Dma, Hal
 from hwloop.hal.interrupt import Interrupt
-from hwloop.spec import PAGE_SIZE, Feature, PhysAddr
+from hwloop.queue_areas import LARGEST_SIZE, choose_size, make_areas, make_slots, make_tables
+from hwloop.spec import Feature, PhysAddr
 from hwloop.transport.base import Transport
 
 Part = tuple[PhysAddr, int]
 """A piece of a buffer: its device address and its length in bytes."""
 
-LARGEST_SIZE = 256
-"""The queue size that is used where the device allows more: enough to keep any device here busy."""
+__all__ = ["LARGEST_SIZE", "Part", "VirtQueue"]
 
 _SPIN_NANOSECONDS = 100_000
 
 
-@dataclass(frozen=True)
-class _Areas:
-    """The memory of a queue, and its three areas, each by device address and by ours."""
-
-    memory: tuple[Dma, ...]
-    desc: tuple[PhysAddr, int]
-    driver: tuple[PhysAddr, int]
-    device: tuple[PhysAddr, int]
-
-
 class VirtQueue:
-    """Virtqueue `index` of a device between `begin_init` and its reset.
+    """Virtqueue `index` of a device between `begin_init` and its reset, of the format that was negotiated.
 
-    `size` descriptors (a power of two), or the largest that the device and `LARGEST_SIZE` allow; on a transport with
-    a fixed queue size, the device's. `interrupts` counts what `use_interrupt` brought.
+    `size` descriptors, or the largest that the device and `LARGEST_SIZE` allow; on a transport with a fixed queue size,
+    the device's. A split queue has a power of two of them. Where INDIRECT_DESC was negotiated, a buffer of 2 to
+    `table_parts` parts takes one descriptor. `interrupts` counts what `use_interrupt` brought.
 
     Raises TransportError when the device has no such queue, InvalidParam for a size that it cannot have, AlreadyUsed
     when the queue is set up already, DmaError.
     """
 
-    def __init__(self, hal: Hal, transport: Transport, index: int, size: int | None = None) -> None:
+    def __init__(
+        self, hal: Hal, transport: Transport, index: int, size: int | None = None, *, table_parts: int = 0
+    ) -> None:
         self.index = index
-        self.size = _size_for(transport, index, size)
+        self.size = choose_size(transport, index, size)
         if transport.queue_used(index):
             raise AlreadyUsed(f"queue {index} is set up already", remedy="reset the device first")
+        self._hal = hal
         self._transport = transport
-        areas = self._areas = (_legacy_areas if transport.requires_legacy_layout() else _modern_areas)(hal, self.size)
+        self._memory: list[Dma] = []
+        self._areas = make_areas(hal, transport, self.size)
+        self._memory += self._areas.memory
         self.notifications = 0
         self.interrupts = 0
         self._interrupt: Interrupt | None = None
-        self._ring: SplitRing | None = SplitRing(
+        self._engine: Engine | None = None
+        self._ring: Ring | None = self._make_ring(table_parts)
+        # We poll: ask the device not to interrupt at all.
+        self._ring.set_used_notifications(False)
+        self._hand_over()
+
+    def _make_ring(self, table_parts: int) -> Ring:
+        tables = None
+        if table_parts and self.has(Feature.INDIRECT_DESC):
+            memory, tables = make_tables(self._hal, self.size, table_parts)
+            self._memory.append(memory)
+        areas = self._areas
+        return (PackedRing if self.has(Feature.RING_PACKED) else SplitRing)(
             self.size,
             areas.desc[1],
             areas.driver[1],
             areas.device[1],
             owner=areas.memory,
-            platform_order=bool(transport.negotiated & Feature.ORDER_PLATFORM),
+            event_idx=self.has(Feature.EVENT_IDX),
+            platform_order=self.has(Feature.ORDER_PLATFORM),
+            in_order=self.has(Feature.IN_ORDER),
+            tables=tables,
         )
-        # We poll: ask the device not to interrupt at all.
-        self._ring.set_used_notifications(False)
-        transport.queue_set(index, self.size, areas.desc[0], areas.driver[0], areas.device[0])
+
+    def _hand_over(self) -> None:
+        areas = self._areas
+        self._transport.queue_set(self.index, self.size, areas.desc[0], areas.driver[0], areas.device[0])
+
+    def has(self, feature: Feature) -> bool:
+        """Whether this was negotiated."""
+        return bool(self._transport.negotiated & feature)
+
+    @property
+    def ring(self) -> Ring:
+        """The driver's side of the ring. Raises DeviceClosed."""
+        return self._live()
+
+    def engine(self, head_bytes: int, tail_bytes: int = 1, *, good: int = 0, poison: int = 0xFF) -> Engine:
+        """The engine that requests of one kind go through, batches of them too: made at the first call, while the
+        queue is empty. `add` and `pop` cannot be used then. Raises what `cython_ring.Engine` does, DmaError.
+        """
+        if self._engine is None:
+            ring = self._live()
+            memory, slots = make_slots(self._hal, self.size)
+            self._memory += memory
+            self._engine = Engine(
+                ring,
+                slots,
+                indirect=self.has(Feature.INDIRECT_DESC),
+                head_bytes=head_bytes,
+                tail_bytes=tail_bytes,
+                good=good,
+                poison=poison,
+                owner=memory,
+            )
+        return self._engine
 
     @property
     def free(self) -> int:
@@ -89,20 +128,26 @@ class VirtQueue:
         `token` comes back from `pop`. Raises QueueFull.
         """
         ring = self._live()
-        if ring.free < len(readable) + len(writable):
-            raise QueueFull
-        ring.add(readable, writable, token)
+        try:
+            ring.add(readable, writable, token)
+        except RingFull:
+            raise QueueFull from None
 
     def submit(self) -> None:
         """Make everything added since the last `submit` available, and notify the device if it wants that."""
-        ring = self._live()
-        if ring.publish() and ring.needs_notification():
+        if self._live().publish():
+            self.notify_if_wanted()
+
+    def notify_if_wanted(self) -> None:
+        """Notify the device of what an engine has published, if it wants that."""
+        if self._live().needs_notification():
             self.notify()
 
     def notify(self) -> None:
         """Notify the device, wanted or not."""
         self.notifications += 1
-        self._transport.notify(self.index)
+        with_data = self.has(Feature.NOTIFICATION_DATA)
+        self._transport.notify(self.index, self._live().notification_data(self.index) if with_data else None)
 
     def pop(self) -> tuple[Any, int] | None:
         """The token of a buffer that the device has used and how many bytes it wrote, or None.
@@ -167,63 +212,37 @@ class VirtQueue:
         state = self._live().dump()
         return "\n".join(f"queue {self.index}: {key} = {value}" for key, value in state.items())
 
+    def stop(self) -> None:
+        """Take the queue from the device, and return when it has let go of every buffer (VIRTIO 1.4, 2.6.1).
+
+        Raises Unsupported where RING_RESET was not negotiated, DeadlineExpired.
+        """
+        if not self.has(Feature.RING_RESET):
+            raise Unsupported(
+                f"queue {self.index} cannot be reset by itself: VIRTIO_F_RING_RESET was not negotiated",
+                remedy="reset the device",
+            )
+        self._transport.queue_unset(self.index)
+
+    def restart(self) -> list[Any]:
+        """Give a queue that was stopped back to the device, empty; returns the tokens, or the engine's tags, of what
+        was outstanding: these never complete. Raises TransportError."""
+        if self._engine is not None:
+            lost = self._engine.reset()
+        else:
+            lost = self._live().reset()
+        self._hand_over()
+        return lost
+
     def close(self) -> None:
         """Forget the ring and free its memory. Idempotent. The device must have been reset."""
         ring, self._ring = self._ring, None
         if ring is not None:
             ring.close()
-            for memory in self._areas.memory:
-                memory.close()
+            while self._memory:
+                self._memory.pop().close()
 
-    def _live(self) -> SplitRing:
+    def _live(self) -> Ring:
         if self._ring is None:
             raise DeviceClosed(f"queue {self.index} is closed")
         return self._ring
-
-
-def _modern_areas(hal: Hal, size: int) -> _Areas:
-    """The driver's areas are memory that the device may only read, so an IOMMU keeps it from rewriting descriptors."""
-    layout = split_layout(size)
-    driver = Dma(hal, pages_for(layout.used_offset), BufferDirection.DriverToDevice)
-    device = Dma(hal, pages_for(layout.used_bytes), BufferDirection.DeviceToDriver)
-    return _Areas(
-        (driver, device), _at(driver, layout.desc_offset), _at(driver, layout.avail_offset), _at(device, 0)
-    )  # fmt: skip
-
-
-def _legacy_areas(hal: Hal, size: int) -> _Areas:
-    """One block from a page boundary on, the used ring at the next one (VIRTIO 1.4, 2.7.2)."""
-    layout = split_layout(size, align=PAGE_SIZE)
-    block = Dma(hal, pages_for(layout.used_offset + layout.used_bytes), BufferDirection.Both)
-    return _Areas(
-        (block,), _at(block, layout.desc_offset), _at(block, layout.avail_offset), _at(block, layout.used_offset)
-    )  # fmt: skip
-
-
-def _at(memory: Dma, offset: int) -> tuple[PhysAddr, int]:
-    return PhysAddr(memory.paddr + offset), memory.vaddr + offset
-
-
-def _size_for(transport: Transport, index: int, wanted: int | None) -> int:
-    largest = transport.max_queue_size(index)
-    if not largest:
-        raise TransportError(f"the device has no queue {index}", section="4.1.5.1.3")
-    if largest > 32768:
-        raise TransportError(
-            f"queue {index} claims {largest} descriptors; 32768 is the most there can be", section="2.7"
-        )
-    if wanted is not None and (wanted < 1 or wanted & (wanted - 1) or wanted > largest):
-        raise InvalidParam(f"queue {index} cannot have {wanted} descriptors", remedy=f"a power of two up to {largest}")
-    if transport.fixed_queue_size:
-        return _fixed_size(index, largest, wanted)
-    size = wanted or min(largest, LARGEST_SIZE)
-    # A split queue has a power of two of descriptors (VIRTIO 1.4, 4.1.4.3.2).
-    return 1 << (size.bit_length() - 1)
-
-
-def _fixed_size(index: int, largest: int, wanted: int | None) -> int:
-    if largest & (largest - 1):
-        raise TransportError(f"queue {index} has {largest} descriptors, which is no power of two", section="2.7")
-    if wanted not in (None, largest):
-        raise InvalidParam(f"queue {index} cannot have {wanted} descriptors; this transport fixes it at {largest}")
-    return largest

@@ -152,9 +152,9 @@ class CountingTransport(TransportFilter):
         self._counts = counts
         self._ack_is_a_write = isinstance(inner, MmioTransport)
 
-    def notify(self, queue: int) -> None:
+    def notify(self, queue: int, data: int | None = None) -> None:
         self._counts.register_accesses += 1
-        self.inner.notify(queue)
+        self.inner.notify(queue, data)
 
     def get_status(self) -> DeviceStatus:
         self._counts.register_accesses += 1

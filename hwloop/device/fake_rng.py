@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from cython_ring import Chain
+from cython_ring import Chain, DeviceSideSplit
 from hwloop.hal.fake import FakeHal
 from hwloop.spec import DeviceType
 from hwloop.transport.fake_device import MODERN, FakeDevice, RuleBroken
@@ -66,6 +66,7 @@ class FakeRng(FakeDevice):
         if self.rng_faults.too_long and queue.held and queue.ring is not None:
             self.rng_faults.too_long -= 1
             chain = queue.held.pop(0)
+            assert isinstance(queue.ring, DeviceSideSplit), "the switch is for split rings"
             # The mock of the ring refuses such a length, so it is written past it, as the next used element.
             queue.ring.put_used(self._served % queue.size, chain.head, chain.writable_bytes + 1)
             queue.ring.set_used_idx(self._served + 1 & 0xFFFF)

@@ -63,8 +63,9 @@ class Transport(Owner):
         """The largest size, in descriptors, that the queue may have; 0 when the device has no such queue."""
 
     @abstractmethod
-    def notify(self, queue: int) -> None:
-        """Tells the device that the queue has new buffers."""
+    def notify(self, queue: int, data: int | None = None) -> None:
+        """Tells the device that the queue has new buffers. `data` is the 32 bits that this carries where
+        NOTIFICATION_DATA was negotiated (VIRTIO 1.4, 2.9), which a transport that cannot carry them does not offer."""
 
     @abstractmethod
     def get_status(self) -> DeviceStatus:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from hwloop.deadline import RESET_SECONDS, wait_until
 from hwloop.errors import ConfigSpaceMissing, ConfigSpaceTooSmall, DeviceLost
-from hwloop.spec import DeviceStatus, DeviceType, InterruptStatus, PhysAddr
+from hwloop.spec import DeviceStatus, DeviceType, Feature, InterruptStatus, PhysAddr
 from hwloop.transport.base import Transport
 from hwloop.transport.fake_device import FakeDevice
 
@@ -30,8 +31,8 @@ class FakeTransport(Transport):
     def max_queue_size(self, queue: int) -> int:
         return self.device.queues[queue].max_size if queue < len(self.device.queues) else 0
 
-    def notify(self, queue: int) -> None:
-        self.device.notify(queue)
+    def notify(self, queue: int, data: int | None = None) -> None:
+        self.device.notify(queue, data)
 
     def get_status(self) -> DeviceStatus:
         status = self.device.read_status()
@@ -62,7 +63,13 @@ class FakeTransport(Transport):
         self.device.enable(queue)
 
     def queue_unset(self, queue: int) -> None:
-        """Only a device reset stops a queue here."""
+        """Resets the queue where RING_RESET was negotiated; otherwise only a device reset stops it."""
+        if not self.negotiated & Feature.RING_RESET:
+            return
+        self.device.reset_queue(queue)
+        wait_until(
+            lambda: not self.device.queue_is_stopping(queue), f"queue {queue} to finish its reset", RESET_SECONDS
+        )
 
     def queue_used(self, queue: int) -> bool:
         return self.device.queues[queue].enabled

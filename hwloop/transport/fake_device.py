@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cython_ring import Chain, DeviceSideSplit
+from cython_ring import Chain, DeviceSidePacked, DeviceSideSplit
 from hwloop.hal.fake import FakeHal
 from hwloop.spec import DeviceStatus, DeviceType, Feature, InterruptStatus, feature_names
 
@@ -36,6 +36,8 @@ class Faults:
     """So many notifications are not seen."""
     generation_steps: int = 0
     """The configuration changes at so many further reads of the generation; -1: at every one."""
+    queue_reset_reads: int = 0
+    """How many looks it takes until the reset of one queue shows; -1: for ever."""
     refuse_vectors: bool = False
     """No MSI-X vector can be given to an event."""
     gone: bool = False
@@ -54,7 +56,7 @@ class FakeQueue:
     enabled: bool = False
     was_reset: bool = False
     vector: int | None = None
-    ring: DeviceSideSplit | None = None
+    ring: DeviceSideSplit | DeviceSidePacked | None = None
     held: list[Chain] = field(default_factory=list)
 
 
@@ -87,6 +89,7 @@ class FakeDevice:
         self.send_message: Callable[[int | None], bool] | None = None
         """Set by a register bank with MSI-X: sends the message of a vector, False where messages are off."""
         self._resetting = 0
+        self._stopping: dict[int, int] = {}
         self.status_writes: list[int] = []
 
     @property
@@ -204,24 +207,57 @@ class FakeDevice:
         late = self.status & DeviceStatus.DRIVER_OK and not queue.was_reset
         if not self.status & self._negotiated_step or late:
             raise RuleBroken(f"queue {index} was enabled while the status was {self.status!r} (3.1.1)")
-        if not 0 < queue.size <= queue.max_size or queue.size & (queue.size - 1):
+        if not self.allows_size(queue, queue.size):
             raise RuleBroken(f"queue {index} was given {queue.size} descriptors of {queue.max_size} (4.1.4.3.2)")
-        size = queue.size
-        queue.ring = DeviceSideSplit(
-            size,
-            self.hal.translate(queue.desc, 16 * size, False),
-            self.hal.translate(queue.driver, 6 + 2 * size, False),
-            self.hal.translate(queue.device, 6 + 8 * size, True),
+        queue.ring = self._make_ring(queue)
+        queue.enabled = True
+
+    def allows_size(self, queue: FakeQueue, size: int) -> bool:
+        """Whether a queue may have so many descriptors: in a split queue, a power of two (VIRTIO 1.4, 2.7 and 2.8)."""
+        return 0 < size <= queue.max_size and (self._has(Feature.RING_PACKED) or not size & (size - 1))
+
+    def area_lengths(self, size: int) -> tuple[int, int, int]:
+        """Bytes of a queue's descriptor area, driver area and device area."""
+        return (16 * size, 4, 4) if self._has(Feature.RING_PACKED) else (16 * size, 6 + 2 * size, 6 + 8 * size)
+
+    def _make_ring(self, queue: FakeQueue) -> DeviceSideSplit | DeviceSidePacked:
+        """Of either format, with what was negotiated. A packed descriptor area is written by both sides."""
+        packed = self._has(Feature.RING_PACKED)
+        desc, driver, device = self.area_lengths(queue.size)
+        return (DeviceSidePacked if packed else DeviceSideSplit)(
+            queue.size,
+            self.hal.translate(queue.desc, desc, packed),
+            self.hal.translate(queue.driver, driver, False),
+            self.hal.translate(queue.device, device, True),
             translate=self.hal.translate,
             owner=self.hal,
+            event_idx=self._has(Feature.EVENT_IDX),
+            indirect=self._has(Feature.INDIRECT_DESC),
+            in_order=self._has(Feature.IN_ORDER),
         )
-        queue.enabled = True
+
+    def _has(self, feature: Feature) -> bool:
+        return bool(self.driver_features & feature)
 
     def reset_queue(self, index: int) -> None:
         """What the driver asks for with VIRTIO_F_RING_RESET (VIRTIO 1.4, 2.6.1)."""
+        if not self._has(Feature.RING_RESET):
+            raise RuleBroken(f"queue {index} was reset without RING_RESET (2.6.1)")
+        self.forget_queue(index)
+        self._stopping[index] = self.faults.queue_reset_reads
+
+    def forget_queue(self, index: int) -> None:
+        """Let go of a queue and of every buffer of it."""
         self.queues[index] = FakeQueue(self.queues[index].max_size, was_reset=True)
 
-    def notify(self, index: int) -> None:
+    def queue_is_stopping(self, index: int) -> bool:
+        """Whether the reset of a queue is under way; each look brings its end nearer."""
+        left = self._stopping.get(index, 0)
+        self._stopping[index] = max(left - 1, 0) if left >= 0 else left
+        return left != 0
+
+    def notify(self, index: int, data: int | None = None) -> None:
+        """`data` is what the notification carries with NOTIFICATION_DATA (VIRTIO 1.4, 2.9)."""
         if self.faults.gone:
             return
         self._refuse_if_resetting()
@@ -233,6 +269,19 @@ class FakeDevice:
         if not self.bus_master:
             raise RuleBroken("the device was asked to do DMA while bus mastering is off")
         self.run(index)
+        self._check_data(index, data)
+
+    def _check_data(self, index: int, data: int | None) -> None:
+        """Everything available was fetched just now: so far the notification says that it reaches."""
+        if (data is not None) != self._has(Feature.NOTIFICATION_DATA):
+            raise RuleBroken(f"queue {index} was notified with the data {data}, against what was negotiated (2.9)")
+        if data is None:
+            return
+        ring = self.queues[index].ring
+        reached = ring.next_avail if ring is not None else 0
+        expected = reached if isinstance(reached, int) else reached[0] | reached[1] << 15
+        if data != index | expected << 16:
+            raise RuleBroken(f"queue {index} was notified with {data:#x}; its next place is {expected:#x} (2.9)")
 
     def run(self, index: int) -> None:
         """Take every available buffer of a queue, and serve what is not held."""
@@ -249,11 +298,25 @@ class FakeDevice:
         queue = self.queues[index]
         chosen = queue.held[:count]
         del queue.held[: len(chosen)]
-        for chain in reversed(chosen) if backwards else chosen:
-            assert queue.ring is not None
-            queue.ring.complete(chain.head, self.serve(chain))
+        if self._has(Feature.IN_ORDER):
+            self._complete_in_order(queue, chosen)
+        else:
+            for chain in reversed(chosen) if backwards else chosen:
+                self._give_back(queue, chain.head, self.serve(chain))
         if chosen and queue.ring is not None and queue.ring.needs_used_notification():
             self._interrupt(InterruptStatus.QUEUE_INTERRUPT, queue.vector)
+
+    def _complete_in_order(self, queue: FakeQueue, chains: list[Chain]) -> None:
+        """One used element for as many as it may stand for: buffers that were written completely (2.7.9, 2.8.8)."""
+        for chain in chains:
+            written = self.serve(chain)
+            if chain is chains[-1] or written != chain.writable_bytes:
+                self._give_back(queue, chain.head, written)
+
+    @staticmethod
+    def _give_back(queue: FakeQueue, head: int, written: int) -> None:
+        assert queue.ring is not None, "it was fetched from there"
+        queue.ring.complete(head, written)
 
     def serve(self, chain: Chain) -> int:
         """Do what a buffer asks for; returns how many bytes were written."""
@@ -277,6 +340,7 @@ class FakeDevice:
         self.driver_features = 0
         self.interrupt_status = InterruptStatus(0)
         self.config_vector = None
+        self._stopping.clear()
         self.queues = [FakeQueue(queue.max_size) for queue in self.queues]
 
     def _refuse_if_resetting(self) -> None:
@@ -286,3 +350,13 @@ class FakeDevice:
 
 MODERN = Feature.VERSION_1 | Feature.ACCESS_PLATFORM
 """The features that a modern device behind an IOMMU offers at least."""
+RINGS = (
+    Feature.RING_PACKED
+    | Feature.INDIRECT_DESC
+    | Feature.EVENT_IDX
+    | Feature.IN_ORDER
+    | Feature.NOTIFICATION_DATA
+    | Feature.RING_RESET
+    | Feature.ORDER_PLATFORM
+)
+"""Everything about queues that a device may offer."""

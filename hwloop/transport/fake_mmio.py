@@ -227,7 +227,7 @@ class FakeMmioDevice:
 
     def _write_size(self, value: int) -> None:
         self._refuse_enabled("QueueSize")
-        if not 0 < value <= self._state.max_size or value & (value - 1):
+        if not self.device.allows_size(self._state, value):
             raise RuleBroken(f"QueueSize {value} was written; the most is {self._state.max_size} (4.2.2.2)")
         self._state.size = value
 
@@ -264,7 +264,7 @@ class FakeMmioDevice:
         """The queue shows that it is in use until it has stopped; its memory is let go of at once."""
         state = self._state
         self.device.queues[self._index] = FakeQueue(state.max_size, was_reset=was_reset)
-        self._stopping[self._index] = self.stop_reads
+        self._stopping[self._index] = self.stop_reads or (self.device.faults.queue_reset_reads if was_reset else 0)
 
     def _is_in_use(self) -> bool:
         if self._index >= len(self.device.queues):
@@ -278,9 +278,11 @@ class FakeMmioDevice:
         return left != 0
 
     def _notify(self, value: int) -> None:
-        if value >= len(self.device.queues):
-            raise RuleBroken(f"queue {value} was notified; there are {len(self.device.queues)} (4.2.3.3)")
-        self.device.notify(value)
+        with_data = bool(self.device.driver_features & Feature.NOTIFICATION_DATA)
+        queue = value & 0xFFFF if with_data else value
+        if queue >= len(self.device.queues):
+            raise RuleBroken(f"queue {queue} was notified; there are {len(self.device.queues)} (4.2.3.3)")
+        self.device.notify(queue, value if with_data else None)
 
     def _refuse_enabled(self, name: str) -> None:
         if self._state.enabled:

@@ -158,12 +158,15 @@ class FakePciFunction:
         self.device.write_config(offset, width, value)
 
     def _ring_doorbell(self, offset: int, width: int, value: int) -> None:
-        """VIRTIO 1.4, 4.1.5.2: 16 bits, the queue's index, at queue_notify_off * notify_off_multiplier."""
-        if width != 2:
-            raise RuleBroken(f"a notification of {8 * width} bits without NOTIFICATION_DATA (4.1.5.2.1)")
-        if not 0 <= value < len(self.device.queues) or offset != value * self.multiplier:
+        """VIRTIO 1.4, 4.1.5.2: 16 bits, the queue's index, at queue_notify_off * notify_off_multiplier; with
+        NOTIFICATION_DATA 32."""
+        with_data = bool(self.device.driver_features & Feature.NOTIFICATION_DATA)
+        if width != (4 if with_data else 2):
+            raise RuleBroken(f"a notification of {8 * width} bits, against what was negotiated (4.1.5.2.1)")
+        queue = value & 0xFFFF
+        if queue >= len(self.device.queues) or offset != queue * self.multiplier:
             raise RuleBroken(f"the notification {value} was written at {offset:#x} (4.1.5.2.1)")
-        self.device.notify(value)
+        self.device.notify(queue, value if with_data else None)
 
     # --- The common configuration -------------------------------------------------------------------------------------
 
@@ -185,7 +188,7 @@ class FakePciFunction:
             0x1C: register("queue_enable", 2, lambda: int(self._state.enabled), self._write_enable),
             0x1E: register("queue_notify_off", 2, lambda: self._queue),
             0x38: register("queue_notif_config_data", 2, lambda: self._queue),
-            0x3A: register("queue_reset", 2, lambda: 0, self._write_reset),
+            0x3A: register("queue_reset", 2, self._read_reset, self._write_reset),
         }
         for offset, area in ((0x20, "desc"), (0x28, "driver"), (0x30, "device")):
             for half in (0, 1):
@@ -250,7 +253,7 @@ class FakePciFunction:
 
     def _write_size(self, value: int) -> None:
         self._refuse_enabled("size")
-        if not 0 < value <= self._state.max_size or value & (value - 1):
+        if not self.device.allows_size(self._state, value):
             raise RuleBroken(f"queue_size {value} was written; the most is {self._state.max_size} (4.1.4.3.2)")
         self._state.size = value
 
@@ -266,6 +269,9 @@ class FakePciFunction:
         if value != 1 or not self.device.driver_features & Feature.RING_RESET:
             raise RuleBroken(f"{value} was written to queue_reset (4.1.4.3.2)")
         self.device.reset_queue(self._queue)
+
+    def _read_reset(self) -> int:
+        return int(self.device.queue_is_stopping(self._queue))
 
     def _refuse_enabled(self, area: str) -> None:
         if self._state.enabled:

@@ -45,8 +45,8 @@ class TransportFilter(Transport):
     def max_queue_size(self, queue: int) -> int:
         return self.inner.max_queue_size(queue)
 
-    def notify(self, queue: int) -> None:
-        self.inner.notify(queue)
+    def notify(self, queue: int, data: int | None = None) -> None:
+        self.inner.notify(queue, data)
 
     def get_status(self) -> DeviceStatus:
         return self.inner.get_status()

@@ -234,11 +234,11 @@ class MmioTransport(Transport):
             return False
         return (self._header.queue_pfn if self._legacy else self._header.queue_ready).read() != 0
 
-    def notify(self, queue: int) -> None:
-        """One 32-bit write of the queue's index. Raises InvalidParam for a queue not set up."""
+    def notify(self, queue: int, data: int | None = None) -> None:
+        """One 32-bit write of the queue's index, or of `data`. Raises InvalidParam for a queue not set up."""
         if queue not in self._sizes:
             raise InvalidParam(f"queue {queue} is not set up, so it cannot be notified")
-        self._doorbell.write32(0, queue)
+        self._doorbell.write32(0, queue if data is None else data)
 
     # --- Interrupts and configuration ---------------------------------------------------------------------------------
 

@@ -114,7 +114,7 @@ class PciLegacyTransport(PciFunctionTransport):
     def queue_used(self, queue: int) -> bool:
         return bool(self.max_queue_size(queue)) and self.registers.read_queue_address() != 0
 
-    def notify(self, queue: int) -> None:
+    def notify(self, queue: int, data: int | None = None) -> None:
         """One 16-bit write of the queue's index. Raises InvalidParam for a queue not set up."""
         if queue not in self._in_use:
             raise InvalidParam(f"queue {queue} is not set up, so it cannot be notified")

@@ -128,7 +128,9 @@ class PciTransport(PciFunctionTransport):
         for word in (0, 1):
             self._common.device_feature_select.write(word)
             words.append(self._common.device_feature.read())
-        return words[0] | words[1] << 32
+        offered = words[0] | words[1] << 32
+        # What there is no register for cannot be used.
+        return offered if self._queue_reset is not None else offered & ~Feature.RING_RESET
 
     def write_driver_features(self, driver_features: int) -> None:
         for word in (0, 1):
@@ -194,12 +196,18 @@ class PciTransport(PciFunctionTransport):
     def queue_used(self, queue: int) -> bool:
         return self._select(queue) and self._common.queue_enable.read() == 1
 
-    def notify(self, queue: int) -> None:
-        """One 16-bit write of the queue's index (VIRTIO 1.4, 4.1.5.2). Raises InvalidParam for a queue not set up."""
+    def notify(self, queue: int, data: int | None = None) -> None:
+        """One 16-bit write of the queue's index, or one of 32 bits of `data` (VIRTIO 1.4, 4.1.5.2).
+
+        Raises InvalidParam for a queue not set up.
+        """
         doorbell = self._doorbells.get(queue)
         if doorbell is None:
             raise InvalidParam(f"queue {queue} is not set up, so it cannot be notified")
-        doorbell.write16(0, queue)
+        if data is None:
+            doorbell.write16(0, queue)
+        else:
+            doorbell.write32(0, data)
 
     # --- Interrupts and configuration ---------------------------------------------------------------------------------
 
@@ -244,14 +252,15 @@ class PciTransport(PciFunctionTransport):
         """The notification register of the selected queue (VIRTIO 1.4, 4.1.4.4)."""
         notify = self.structures.notify
         offset = self._common.queue_notify_off.read() * notify.multiplier
-        if offset + 2 > notify.length:
+        width = 4 if self.negotiated & Feature.NOTIFICATION_DATA else 2
+        if offset + width > notify.length:
             raise TransportError(
                 f"queue {queue} is notified at {offset:#x}, behind the end of the notification structure "
                 f"({notify.length:#x})",
                 section="4.1.4.4",
             )
         base = self._bars[notify.bar].address + notify.offset
-        return self._hal.mmio_phys_to_virt(PhysAddr(base + offset), 2, hot=True)
+        return self._hal.mmio_phys_to_virt(PhysAddr(base + offset), width, hot=True)
 
     def _drop_doorbell(self, queue: int) -> None:
         doorbell = self._doorbells.pop(queue, None)

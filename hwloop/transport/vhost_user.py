@@ -19,7 +19,7 @@ from hwloop.errors import (
     InvalidParam,
 )
 from hwloop.owner import Owner
-from hwloop.spec import DeviceStatus, DeviceType, InterruptStatus, PhysAddr
+from hwloop.spec import DeviceStatus, DeviceType, Feature, InterruptStatus, PhysAddr
 from hwloop.transport.base import Transport
 from hwloop.vhost.errors import BackEndRefused, WrongValue
 from hwloop.vhost.front_end import FrontEnd
@@ -42,6 +42,10 @@ LARGEST_QUEUE = 1024
 _QUEUES = {DeviceType.Console: 2}
 """How many queues a device has that does not tell; others have one."""
 _LARGEST_STATUS = 0xFF
+# Available and used index 0, each with its wrap counter 1 in bit 15.
+_PACKED_BASE = 0x8000_8000
+# An eventfd carries no data, and there is no message for one queue's reset: stopping one is not that.
+_NOT_CARRIED = Feature.NOTIFICATION_DATA | Feature.NOTIF_CONFIG_DATA | Feature.RING_RESET
 _WIDTHS = (1, 2, 4, 8)
 
 
@@ -78,7 +82,8 @@ class VhostUserTransport(Transport):
         return self._type
 
     def read_device_features(self) -> int:
-        return self._front_end.read_features()
+        """Without those that this transport cannot carry."""
+        return self._front_end.read_features() & ~_NOT_CARRIED
 
     def write_driver_features(self, driver_features: int) -> None:
         try:
@@ -154,7 +159,7 @@ class VhostUserTransport(Transport):
     def queue_used(self, queue: int) -> bool:
         return queue in self._rings
 
-    def notify(self, queue: int) -> None:
+    def notify(self, queue: int, data: int | None = None) -> None:
         """One write of an eventfd. Raises InvalidParam for a queue not set up."""
         ring = self._rings.get(queue)
         if ring is None:
@@ -236,7 +241,8 @@ class VhostUserTransport(Transport):
                 f"the back end refused queue {queue} with {size} descriptors",
                 remedy="say how many it takes: queue-size=128",
             ) from error
-        tell(Request.SET_VRING_BASE, VringState(queue, 0))
+        packed = self.negotiated & Feature.RING_PACKED
+        tell(Request.SET_VRING_BASE, VringState(queue, _PACKED_BASE if packed else 0))
         tell(Request.SET_VRING_ADDR, addresses)
 
     def _start(self, queue: int, ring: _Ring) -> None:

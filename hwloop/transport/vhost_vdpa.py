@@ -137,7 +137,7 @@ class VhostVdpaTransport(Transport):
     def queue_used(self, queue: int) -> bool:
         return queue in self._kicks
 
-    def notify(self, queue: int) -> None:
+    def notify(self, queue: int, data: int | None = None) -> None:
         """One write of an eventfd. Raises InvalidParam for a queue not set up."""
         if queue not in self._kicks:
             raise InvalidParam(f"queue {queue} is not set up, so it cannot be notified")

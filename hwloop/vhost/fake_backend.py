@@ -21,7 +21,7 @@ from hwloop.deadline import Deadline
 from hwloop.errors import DeviceLost
 from hwloop.hal.fake import DmaFault, FakeHal
 from hwloop.owner import Owner
-from hwloop.spec import DeviceStatus
+from hwloop.spec import DeviceStatus, Feature
 from hwloop.transport.fake_device import FakeDevice, RuleBroken
 from hwloop.vhost.channel import Channel, Message, poll_of
 from hwloop.vhost.messages import (
@@ -418,7 +418,9 @@ class _Session(Owner):
         return Number(int(too_many))
 
     def _set_vring_base(self, payload: VringState, descriptors: list[int]) -> _Answer:
-        _rule(payload.num == 0, f"queue {payload.index} begins at {payload.num}, and was never served")
+        # The wrap counters of a packed ring begin at 1 (VIRTIO 1.4, 2.8.1).
+        first = 0x8000_8000 if (self._features or 0) & Feature.RING_PACKED else 0
+        _rule(payload.num == first, f"queue {payload.index} begins at {payload.num}, and was never served")
         self._ring(payload.index).base = payload.num
         return Number(0)
 
@@ -464,7 +466,7 @@ class _Session(Owner):
         if ring is None or Request.SET_VRING_KICK not in ring.descriptors:
             raise RuleBroken(f"GET_VRING_BASE of queue {payload.index}, which was not started")
         index = self._next_available(payload.index) if ring.running else 0
-        self.device.reset_queue(payload.index)
+        self.device.forget_queue(payload.index)
         ring.close()
         return VringState(payload.index, index)
 
@@ -484,9 +486,10 @@ class _Session(Owner):
             raise RuleBroken(f"queue {index} was started without its addresses or its base")
         queue, size = self.device.queues[index], ring.size
         queue.size, queue.vector = size, index
-        queue.desc = self._memory.guest_address(ring.addresses.descriptors, 16 * size)
-        queue.driver = self._memory.guest_address(ring.addresses.available, 6 + 2 * size)
-        queue.device = self._memory.guest_address(ring.addresses.used, 6 + 8 * size)
+        desc, driver, device = self.device.area_lengths(size)
+        queue.desc = self._memory.guest_address(ring.addresses.descriptors, desc)
+        queue.driver = self._memory.guest_address(ring.addresses.available, driver)
+        queue.device = self._memory.guest_address(ring.addresses.used, device)
         self.device.enable(index)
         ring.running = True
 
@@ -506,8 +509,8 @@ class _Session(Owner):
     def _next_available(self, index: int) -> int:
         queue = self.device.queues[index]
         assert queue.ring is not None, "it runs"
-        shown = ctypes.c_uint16.from_address(self._memory.translate(queue.driver + 2, 2, False)).value
-        return shown - queue.ring.available() & 0xFFFF
+        place = queue.ring.next_avail
+        return place if isinstance(place, int) else place[0] | place[1] << 15
 
     def _call(self, vector: int | None) -> bool:
         """The device's messages: used buffers by eventfd, changes of the configuration on the channel of its own."""

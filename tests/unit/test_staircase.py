@@ -43,6 +43,7 @@ STEPS = {
     "hwloop.transport": 3,
     "hwloop.vhost.fake_backend": 3,
     "hwloop.queue": 4,
+    "hwloop.queue_areas": 4,
     "hwloop.owning_queue": 4,
     "hwloop.filter": 4,
     "hwloop.device": 5,

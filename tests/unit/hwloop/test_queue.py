@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 import pytest
 
 from hwloop.errors import (
@@ -12,14 +14,16 @@ from hwloop.errors import (
     QueueBroken,
     QueueFull,
     TransportError,
+    Unsupported,
 )
 from hwloop.hal.base import BufferDirection, Dma
 from hwloop.hal.fake import FakeHal
 from hwloop.hal.interrupt import Interrupt
 from hwloop.queue import LARGEST_SIZE, VirtQueue
-from hwloop.spec import DeviceType, PhysAddr
+from hwloop.spec import DeviceType, Feature, PhysAddr
 from hwloop.transport.fake import FakeTransport
-from hwloop.transport.fake_device import MODERN, FakeDevice
+from hwloop.transport.fake_device import MODERN, RINGS, FakeDevice
+from tests.contract.machines import MACHINES
 
 
 class Echo(FakeDevice):
@@ -33,16 +37,16 @@ class Echo(FakeDevice):
 class Bench:
     """A device with queues of these sizes, and a transport that has negotiated."""
 
-    def __init__(self, *sizes: int) -> None:
+    def __init__(self, *sizes: int, features: int = MODERN, accepted: int = MODERN, machine: str = "fake") -> None:
         self.hal = FakeHal()
-        self.device = Echo(self.hal, DeviceType.Console, MODERN, list(sizes), b"")
-        self.transport = FakeTransport(self.device)
-        self.transport.begin_init(MODERN)
+        self.device = Echo(self.hal, DeviceType.Console, features, list(sizes), b"")
+        self.transport = MACHINES[machine](self.hal, self.device)
+        self.transport.begin_init(accepted)
         self.out = Dma(self.hal, 1, BufferDirection.DriverToDevice)
         self.into = Dma(self.hal, 1, BufferDirection.DeviceToDriver)
 
-    def queue(self, index: int = 0, size: int | None = None) -> VirtQueue:
-        queue = VirtQueue(self.hal, self.transport, index, size)
+    def queue(self, index: int = 0, size: int | None = None, table_parts: int = 0) -> VirtQueue:
+        queue = VirtQueue(self.hal, self.transport, index, size, table_parts=table_parts)
         self.transport.finish_init()
         return queue
 
@@ -315,3 +319,116 @@ def test_a_size_that_the_device_fixes_is_taken_or_refused() -> None:
     with pytest.raises(InvalidParam, match="fixes it at 512"):
         bench.queue(1, 256)
     assert bench.queue(1).size == 512, "more than we would choose"
+
+
+# --- Formats and features ---------------------------------------------------------------------------------------------
+
+COMBINATIONS = [
+    packed | indirect | event | order
+    for packed in (0, Feature.RING_PACKED)
+    for indirect in (0, Feature.INDIRECT_DESC)
+    for event in (0, Feature.EVENT_IDX)
+    for order in (0, Feature.IN_ORDER)
+]
+
+
+@pytest.mark.parametrize("features", COMBINATIONS)
+def test_buffers_go_round_with_every_combination_of_features(features: int) -> None:
+    bench = Bench(8, features=MODERN | RINGS, accepted=MODERN | features | Feature.NOTIFICATION_DATA)
+    queue = bench.queue(table_parts=4)
+    for number in range(40):
+        bench.out.view[:1] = bytes([number])
+        for slot in range(2):
+            parts = [bench.part(bench.into, 8 * slot, 1), bench.part(bench.into, 8 * slot + 1, 1)]
+            queue.add([bench.part(bench.out, 0, 1), bench.part(bench.out, 0, 1)], parts, slot)
+        queue.submit()
+        assert sorted(queue.pop() or () for _ in range(2)) == [(0, 2), (1, 2)]
+        assert bytes(bench.into.view[:2]) == bytes([number, number])
+    assert queue.free == 8
+    assert queue.notifications == 40
+
+
+def test_an_indirect_table_takes_one_descriptor() -> None:
+    bench = Bench(4, features=MODERN | RINGS, accepted=MODERN | Feature.INDIRECT_DESC)
+    queue = bench.queue(table_parts=8)
+    queue.add([bench.part(bench.out, i, 1) for i in range(3)], [bench.part(bench.into, 0, 4)], None)
+    assert queue.free == 3
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 100])
+def test_a_packed_queue_may_have_any_number_of_descriptors(size: int) -> None:
+    bench = Bench(100, features=MODERN | RINGS, accepted=MODERN | Feature.RING_PACKED)
+    queue = bench.queue(size=size)
+    for number in range(2 * size + 1):
+        queue.add([], [bench.part(bench.into, 0, 1)], number)
+        queue.submit()
+        assert queue.pop() == (number, 0)
+
+
+def test_a_packed_queue_takes_the_size_of_its_device() -> None:
+    bench = Bench(100, features=MODERN | RINGS, accepted=MODERN | Feature.RING_PACKED)
+    assert bench.queue().size == 100
+
+
+def test_a_split_queue_of_the_largest_size() -> None:
+    bench = Bench(32768)
+    queue = bench.queue(size=32768)
+    queue.add([], [bench.part(bench.into, 0, 1)], "last")
+    queue.submit()
+    assert queue.pop() == ("last", 0)
+
+
+@pytest.mark.parametrize("packed", [0, Feature.RING_PACKED])
+@pytest.mark.parametrize("machine", ["fake", "pci", "mmio-2"])
+def test_a_queue_is_reset_by_itself_and_begins_anew(machine: str, packed: int) -> None:
+    bench = Bench(
+        8, features=MODERN | RINGS, accepted=MODERN | packed | Feature.RING_RESET | Feature.NOTIFICATION_DATA,
+        machine=machine,
+    )  # fmt: skip
+    queue = bench.queue()
+    bench.device.faults.drop = True
+    bench.device.faults.queue_reset_reads = 3
+    for token in "abc":
+        queue.add([], [bench.part(bench.into, 0, 1)], token)
+        queue.submit()
+    queue.stop()
+    bench.device.faults.drop = False
+    assert queue.restart() == ["a", "b", "c"]
+    assert queue.outstanding == 0
+    queue.add([], [bench.part(bench.into, 0, 1)], "d")
+    queue.submit()
+    assert queue.pop() == ("d", 0)
+
+
+def test_a_queue_that_does_not_stop_is_an_error_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwloop.transport.fake.RESET_SECONDS", 0.05)
+    bench = Bench(8, features=MODERN | RINGS, accepted=MODERN | Feature.RING_RESET)
+    queue = bench.queue()
+    bench.device.faults.queue_reset_reads = -1
+    with pytest.raises(DeadlineExpired, match="queue 0 to finish its reset"):
+        queue.stop()
+
+
+def test_without_ring_reset_a_queue_cannot_be_stopped() -> None:
+    with pytest.raises(Unsupported, match="RING_RESET was not negotiated"):
+        Bench(8).queue().stop()
+
+
+@pytest.mark.parametrize("features", COMBINATIONS)
+def test_an_engine_works_on_a_queue_with_every_combination(features: int) -> None:
+    bench = Bench(8, features=MODERN | RINGS, accepted=MODERN | features | Feature.NOTIFICATION_DATA)
+    queue = bench.queue()
+    engine = queue.engine(1, good=7)
+    assert queue.engine(1) is engine, "made once"
+    completions = array("Q", bytes(16 * 8))
+    for number in range(20):
+        request = array("Q", [7, 0, bench.into.paddr, number, 1 | 1 << 32])
+        assert engine.submit(request * 2) == 2
+        queue.notify_if_wanted()
+        assert engine.reap(completions) == 2
+        assert (engine.failed, completions[0], completions[2]) == (2, number, number), "Echo wrote no tail"
+
+
+def test_a_transport_whose_registers_cannot_reset_a_queue_does_not_offer_it() -> None:
+    bench = Bench(8, features=MODERN | RINGS, accepted=MODERN | RINGS, machine="pci-1.0")
+    assert not bench.transport.negotiated & Feature.RING_RESET
