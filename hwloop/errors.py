@@ -91,6 +91,17 @@ class RefusedError(HwloopError):
     exit_code = 3
 
 
+class Mismatch(HwloopError):
+    """What was read is not what it should be; `offset` is the first byte that differs, where that is known."""
+
+    default_errno = errno.EILSEQ
+    exit_code = 1
+
+    def __init__(self, problem: str, *, offset: int | None = None, remedy: str = "") -> None:
+        super().__init__(problem, remedy=remedy)
+        self.offset = offset
+
+
 # --- The caller's -----------------------------------------------------------------------------------------------------
 
 

@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hwloop.errors import HwloopError
-from hwloop.size import parse_size
+from hwloop.size import format_size, parse_size
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from hwloop.device.base import Driver
     from hwloop.device.block import BlockDevice
 
     _IntParameter = click.ParamType[int]
+    _StrParameter = click.ParamType[str]
 else:
     # Generic only from click 8.2 on.
-    _IntParameter = click.ParamType
+    _IntParameter = _StrParameter = click.ParamType
 
 D = TypeVar("D", bound="Driver")
 
@@ -42,9 +45,36 @@ class SizeParameter(_IntParameter):
             self.fail(str(error), param, ctx)
 
 
+class TargetParameter(_StrParameter):
+    """A target, which a shell completes from the devices of this machine. It is parsed by whoever opens it."""
+
+    name = "target"
+    files = False
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from hwloop.cli.complete import complete_target
+
+        return complete_target(incomplete, files=self.files)
+
+
+class EndParameter(TargetParameter):
+    """A target, a file, or `-`."""
+
+    name = "end"
+    files = True
+
+
 SIZE = SizeParameter()
-target_argument = click.argument("target")
+TARGET = TargetParameter()
+END = EndParameter()
+target_argument = click.argument("target", type=TARGET)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON with a stable schema.")
+progress_option = click.option(
+    "--progress/--no-progress",
+    "show_progress",
+    default=None,
+    help="Show how far it is on standard error; default: on a terminal, when it takes a while.",
+)
 
 
 def open_disk(target: str) -> BlockDevice:
@@ -71,18 +101,34 @@ def open_device(target: str, kind: type[D], what: str) -> D:
     return device
 
 
-def print_json(content: dict[str, Any]) -> None:
-    """Print an object, with the number of its schema first."""
-    click.echo(json.dumps({"schema": SCHEMA, **content}, indent=2))
+def print_json(content: dict[str, Any], *, err: bool = False) -> None:
+    """Print an object, with the number of its schema first; to standard error where the output is taken."""
+    click.echo(json.dumps({"schema": SCHEMA, **content}, indent=2), err=err)
+
+
+def bytes_text(count: int) -> str:
+    """`512 bytes`, `4096 bytes (4 KiB)`."""
+    return f"{count} bytes ({format_size(count)})" if count >= 1024 else f"{count} bytes"
+
+
+def rate_text(count: int, seconds: float) -> str:
+    """`; 1.2 s, 340 MiB/s`, or "" for what was too little to tell."""
+    if seconds < 0.01 or count < _PROGRESS_FROM:
+        return ""
+    return f"; {seconds:.1f} s, {format_size(int(count / seconds))}/s"
 
 
 @contextmanager
-def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int | None, *, wanted: bool | None = None) -> Iterator[Callable[[int], None]]:
     """Gives a function that is told how many bytes are done; draws a bar on a terminal's stderr for long transfers.
 
-    `total` None: not known.
+    `total` None: not known. `wanted` True or False: what the user says about it. Where there is no terminal, a bar that
+    is wanted is one line for each tenth.
     """
-    if not sys.stderr.isatty() or (total is not None and total < _PROGRESS_FROM):
+    if wanted and not sys.stderr.isatty():
+        yield _lines(what, total)
+        return
+    if wanted is False or not sys.stderr.isatty() or (not wanted and total is not None and total < _PROGRESS_FROM):
         yield lambda done: None
         return
     from rich.console import Console
@@ -92,3 +138,17 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)
+
+
+def _lines(what: str, total: int | None) -> Callable[[int], None]:
+    """Progress in a log: a line at each tenth of what is known, else at each power of two."""
+    shown = -1
+
+    def report(done: int) -> None:
+        nonlocal shown
+        step = done * 10 // total if total else done.bit_length()
+        if step > shown:
+            shown = step
+            click.echo(f"{what}: {step * 10} %" if total else f"{what}: {format_size(done)}", err=True)
+
+    return report

@@ -21,6 +21,9 @@ COMMANDS = {
     "write": ("hwloop.cli.write", "command", "Write bytes to a disk."),
     "flush": ("hwloop.cli.flush", "command", "Make everything written to a disk durable."),
     "id": ("hwloop.cli.id", "command", "Print the serial of a disk."),
+    "copy": ("hwloop.cli.copy", "command", "Copy a disk, a file or a pipe to another one."),
+    "compare": ("hwloop.cli.compare", "command", "Compare two disks, files or pipes."),
+    "verify": ("hwloop.cli.verify", "command", "Check that a disk holds a pattern, or write it."),
     "bench": ("hwloop.cli.bench", "command", "Measure a disk: IOPS, latencies, costs a request."),
     "rng": ("hwloop.cli.rng", "command", "Read random bytes from an entropy device."),
     "console": ("hwloop.cli.console", "command", "Talk to a console device."),
@@ -69,8 +72,9 @@ TARGET names a device, with options behind a question mark:
   svirtb:DISK.img     a "Simple VirtIO Block" device; ?trapped=on
 
 \b
-Exit status: 0 ok, 2 wrong arguments, 3 refused because a device is in use, 4 the device reported
-an error, 5 the device is gone or timed out, 6 the machine lacks something, 130/143 interrupted.
+Exit status: 0 ok, 1 not equal, 2 wrong arguments, 3 refused because a device is in use, 4 the
+device reported an error, 5 the device is gone or timed out, 6 the machine lacks something,
+130/143 interrupted.
 """
 
 
@@ -119,15 +123,16 @@ def run(arguments: list[str] | None = None) -> int:
         return _stop_writing(Interrupted(signal.SIGPIPE))
     except Interrupted as ending:
         return _stop_writing(ending) if ending.signum == signal.SIGPIPE else _interrupted(ending)
-    except (KeyboardInterrupt, click.Abort):
-        return _interrupted(Interrupted(signal.SIGINT))
+    except (KeyboardInterrupt, click.Abort) as ending:
+        return _interrupted(Interrupted(signal.SIGINT), ending)
     except OSError as error:
         _report(error)
         return exit_code_of(error)
 
 
-def _interrupted(ending: Interrupted) -> int:
+def _interrupted(ending: Interrupted, cause: BaseException | None = None) -> int:
     _say(str(ending))
+    _print_notes(cause or ending)
     return ending.exit_code
 
 
@@ -139,6 +144,10 @@ def _stop_writing(ending: Interrupted) -> int:
 
 def _report(error: OSError) -> None:
     _say(_sentence(error))
+    _print_notes(error)
+
+
+def _print_notes(error: BaseException) -> None:
     for note in getattr(error, "__notes__", []):
         for line in note.splitlines():
             click.echo(f"  {line}", err=True)

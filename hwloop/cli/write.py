@@ -10,8 +10,7 @@ from typing import BinaryIO
 
 import click
 
-from hwloop.cli.common import SIZE, open_disk, progress, target_argument
-from hwloop.size import format_size
+from hwloop.cli.common import SIZE, bytes_text, open_disk, progress, target_argument
 
 _CHUNK = 1 << 20
 
@@ -38,11 +37,7 @@ def command(target: str, offset: int, source: str | None, no_flush: bool) -> Non
                 report(done)
             if not no_flush:
                 disk.flush()
-    click.echo(f"{_bytes(chunks.count)} written to {target} at {offset}", err=True)
-
-
-def _bytes(count: int) -> str:
-    return f"{count} bytes ({format_size(count)})" if count >= 1024 else f"{count} bytes"
+    click.echo(f"{bytes_text(chunks.count)} written to {target} at {offset}", err=True)
 
 
 class _Chunks:

@@ -59,6 +59,7 @@ STEPS = {
     "hwloop.probe": 6,
     "hwloop.describe": 6,
     "hwloop.bench": 6,
+    "hwloop.transfer": 6,
     "hwloop.cli": 7,
     "hwloop.pytest_plugin": 7,
     "hwloop.vm": 7,

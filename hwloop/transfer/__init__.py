@@ -1,0 +1,1 @@
+"""Bytes between devices, files and pipes: copying, comparing, patterns."""
