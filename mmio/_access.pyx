@@ -4,7 +4,7 @@ import errno
 
 from cpython.object cimport PyObject
 
-from mmio.errors import MmioError, RegionClosed, RegionReadOnly
+from mmio.errors import MmioError, RegionClosed, RegionGone, RegionReadOnly
 from mmio.region import check_access, check_value, check_window
 
 cdef extern from "Python.h":
@@ -15,18 +15,93 @@ cdef extern from "Python.h":
     int PyBUF_SIMPLE, PyBUF_WRITABLE
 
 
+cdef extern from *:
+    """
+    #include <setjmp.h>
+    #include <signal.h>
+
+    /* The kernel answers an access to a mapping whose device has gone with SIGBUS, which ends a process that has no
+       handler. Ours comes back here from the access that it was about, and leaves every other one to whoever had the
+       signal before. sigsetjmp saves no signal mask, which would be a system call, so the signal is not blocked. */
+    static __thread sigjmp_buf mmio_way_back;
+    static __thread volatile sig_atomic_t mmio_inside;
+    static struct sigaction mmio_before;
+
+    static void mmio_on_sigbus(int signum, siginfo_t *info, void *context) {
+        if (mmio_inside) {
+            mmio_inside = 0;
+            siglongjmp(mmio_way_back, 1);
+        }
+        if (mmio_before.sa_flags & SA_SIGINFO) {
+            mmio_before.sa_sigaction(signum, info, context);
+        } else if (mmio_before.sa_handler != SIG_DFL && mmio_before.sa_handler != SIG_IGN) {
+            mmio_before.sa_handler(signum);
+        } else {
+            /* Back to the instruction, which then ends the process as if we had never been there. */
+            sigaction(signum, &mmio_before, 0);
+        }
+    }
+
+    static int mmio_catch_sigbus(void) {
+        struct sigaction now, ours = { .sa_sigaction = mmio_on_sigbus, .sa_flags = SA_SIGINFO | SA_NODEFER };
+        if (sigaction(SIGBUS, 0, &now))
+            return -1;
+        if ((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == mmio_on_sigbus)
+            return 0;
+        mmio_before = now;
+        return sigaction(SIGBUS, &ours, 0);
+    }
+
+    /* 0, or -1 where nothing answered. Not inlined: what lives across sigsetjmp must be in memory. */
+    #define MMIO_GUARDED(bits)                                                                                 \
+        static __attribute__((noinline)) int mmio_try_load##bits(uintptr_t address, uint##bits##_t *value) {   \
+            if (sigsetjmp(mmio_way_back, 0))                                                                   \
+                return -1;                                                                                     \
+            mmio_inside = 1;                                                                                   \
+            *value = mmio_load##bits(address);                                                                 \
+            mmio_inside = 0;                                                                                   \
+            return 0;                                                                                          \
+        }                                                                                                      \
+        static __attribute__((noinline)) int mmio_try_store##bits(uintptr_t address, uint##bits##_t value) {   \
+            if (sigsetjmp(mmio_way_back, 0))                                                                   \
+                return -1;                                                                                     \
+            mmio_inside = 1;                                                                                   \
+            mmio_store##bits(address, value);                                                                  \
+            mmio_inside = 0;                                                                                   \
+            return 0;                                                                                          \
+        }
+
+    MMIO_GUARDED(8)
+    MMIO_GUARDED(16)
+    MMIO_GUARDED(32)
+    MMIO_GUARDED(64)
+    """
+    int mmio_catch_sigbus()
+    int mmio_try_load8(uintptr_t address, uint8_t *value)
+    int mmio_try_load16(uintptr_t address, uint16_t *value)
+    int mmio_try_load32(uintptr_t address, uint32_t *value)
+    int mmio_try_load64(uintptr_t address, uint64_t *value)
+    int mmio_try_store8(uintptr_t address, uint8_t value)
+    int mmio_try_store16(uintptr_t address, uint16_t value)
+    int mmio_try_store32(uintptr_t address, uint32_t value)
+    int mmio_try_store64(uintptr_t address, uint64_t value)
+
+
 cdef class MappedRegion:
     """A Region over memory that is already mapped: each method is one load or store, or two for `lo_hi`/`hi_lo`.
 
     `address` is where it is mapped, in this process; `size` is in bytes; `owner` is kept alive until `close()` and must
     keep the mapping alive. A write is ordered after earlier writes to memory, and a read before later reads of it.
-    The kernel answers an access to a mapping whose device is gone or switched off with SIGBUS.
+    The kernel answers an access to a mapping whose device is gone or switched off with SIGBUS: here that is RegionGone.
     """
 
     def __init__(self, address, size, owner, writable=True):
         check_window(address, size, 1 << 63, "mapping")
         if address == 0:
             raise MmioError(errno.EINVAL, f"mapping of {size:#x} bytes has no address: map it first")
+        # Again for each region: others may have taken the signal since.
+        if mmio_catch_sigbus():
+            raise MmioError(errno.EINVAL, "the signal of a device that goes away cannot be caught")
         self._address = address
         self._size = size
         self._owner = owner
@@ -60,58 +135,78 @@ cdef class MappedRegion:
         self.close()
 
     def read8(self, offset):
-        return mmio_load8(self._readable_at(offset, 1, 1))
+        cdef uint8_t value
+        if mmio_try_load8(self._readable_at(offset, 1, 1), &value):
+            raise RegionGone(type(self).__name__)
+        return value
 
     def read16(self, offset):
-        return mmio_load16(self._readable_at(offset, 2, 2))
+        cdef uint16_t value
+        if mmio_try_load16(self._readable_at(offset, 2, 2), &value):
+            raise RegionGone(type(self).__name__)
+        return value
 
     def read32(self, offset):
-        return mmio_load32(self._readable_at(offset, 4, 4))
+        cdef uint32_t value
+        if mmio_try_load32(self._readable_at(offset, 4, 4), &value):
+            raise RegionGone(type(self).__name__)
+        return value
 
     def read64(self, offset):
-        return mmio_load64(self._readable_at(offset, 8, 8))
+        cdef uint64_t value
+        if mmio_try_load64(self._readable_at(offset, 8, 8), &value):
+            raise RegionGone(type(self).__name__)
+        return value
 
     def read64_lo_hi(self, offset):
         cdef uintptr_t at = self._readable_at(offset, 8, 4)
-        cdef uint64_t low = mmio_load32(at)
-        return low | <uint64_t>mmio_load32(at + 4) << 32
+        cdef uint32_t low, high
+        if mmio_try_load32(at, &low) or mmio_try_load32(at + 4, &high):
+            raise RegionGone(type(self).__name__)
+        return <uint64_t>high << 32 | low
 
     def read64_hi_lo(self, offset):
         cdef uintptr_t at = self._readable_at(offset, 8, 4)
-        cdef uint64_t high = mmio_load32(at + 4)
-        return high << 32 | mmio_load32(at)
+        cdef uint32_t low, high
+        if mmio_try_load32(at + 4, &high) or mmio_try_load32(at, &low):
+            raise RegionGone(type(self).__name__)
+        return <uint64_t>high << 32 | low
 
     def write8(self, offset, value):
         cdef uint8_t number = check_value(value, 1)
         cdef uintptr_t at = self._writable_at(offset, 1, 1)
-        mmio_store8(at, number)
+        if mmio_try_store8(at, number):
+            raise RegionGone(type(self).__name__)
 
     def write16(self, offset, value):
         cdef uint16_t number = check_value(value, 2)
         cdef uintptr_t at = self._writable_at(offset, 2, 2)
-        mmio_store16(at, number)
+        if mmio_try_store16(at, number):
+            raise RegionGone(type(self).__name__)
 
     def write32(self, offset, value):
         cdef uint32_t number = check_value(value, 4)
         cdef uintptr_t at = self._writable_at(offset, 4, 4)
-        mmio_store32(at, number)
+        if mmio_try_store32(at, number):
+            raise RegionGone(type(self).__name__)
 
     def write64(self, offset, value):
         cdef uint64_t number = check_value(value, 8)
         cdef uintptr_t at = self._writable_at(offset, 8, 8)
-        mmio_store64(at, number)
+        if mmio_try_store64(at, number):
+            raise RegionGone(type(self).__name__)
 
     def write64_lo_hi(self, offset, value):
         cdef uint64_t number = check_value(value, 8)
         cdef uintptr_t at = self._writable_at(offset, 8, 4)
-        mmio_store32(at, <uint32_t>number)
-        mmio_store32(at + 4, <uint32_t>(number >> 32))
+        if mmio_try_store32(at, <uint32_t>number) or mmio_try_store32(at + 4, <uint32_t>(number >> 32)):
+            raise RegionGone(type(self).__name__)
 
     def write64_hi_lo(self, offset, value):
         cdef uint64_t number = check_value(value, 8)
         cdef uintptr_t at = self._writable_at(offset, 8, 4)
-        mmio_store32(at + 4, <uint32_t>(number >> 32))
-        mmio_store32(at, <uint32_t>number)
+        if mmio_try_store32(at + 4, <uint32_t>(number >> 32)) or mmio_try_store32(at, <uint32_t>number):
+            raise RegionGone(type(self).__name__)
 
     cdef uintptr_t _readable_at(self, object offset, Py_ssize_t length, Py_ssize_t alignment) except 0:
         # What can run Python code comes first, here and in the writers (their check_value): another thread may

@@ -75,6 +75,18 @@ class RegionReadOnly(MmioError):
         return type(self), (self.subject,)
 
 
+class RegionGone(MmioError):
+    """Nothing answers behind the mapping: the device was removed, or does not decode its addresses (ENODEV)."""
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        text = f"nothing answers behind {subject}: the device is gone, or its memory decoding is off (lspci shows both)"
+        super().__init__(errno.ENODEV, text)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.subject,)
+
+
 class RegionInUse(MmioError):
     """A part of the range has an owner in this process already; nothing was opened (EBUSY)."""
 

@@ -30,7 +30,8 @@ class MappedFile(MappedRegion):
 
     `offset` need not be a multiple of the page size: whole pages are mapped and the rest is added. A descriptor that
     is given stays open; a path is opened and closed again. `close()` unmaps. Raises MmioError with the kernel's errno,
-    RegionBoundsError when a plain file is shorter than the window. A file that is cut short later answers with SIGBUS.
+    RegionBoundsError when a plain file is shorter than the window. An access to a file that was cut
+    short, or whose device has gone, raises RegionGone.
     """
 
     def __init__(self, path_or_fd: str | os.PathLike[str] | int, offset: int, size: int, writable: bool = True) -> None:

@@ -6,7 +6,15 @@ import pickle
 
 import pytest
 
-from mmio import MisalignedAccess, MmioError, RegionBoundsError, RegionClosed, RegionReadOnly, ValueRangeError
+from mmio import (
+    MisalignedAccess,
+    MmioError,
+    RegionBoundsError,
+    RegionClosed,
+    RegionGone,
+    RegionReadOnly,
+    ValueRangeError,
+)
 
 ERRORS = [
     (RegionBoundsError(0x1000, 4, 0x1000), "register access of 4 bytes at offset 0x1000 .* 0 to 0xffc"),
@@ -15,6 +23,7 @@ ERRORS = [
     (MisalignedAccess(4, 8, 4), "offset 0x4 of a region that starts at 0x4 is not aligned to 8"),
     (ValueRangeError(0x100, 1), "value 0x100 does not fit a register of 1 bytes: use 0 to 0xff"),
     (RegionClosed("MappedFile"), "MappedFile is closed: open it again"),
+    (RegionGone("MappedFile"), "nothing answers behind MappedFile: the device is gone"),
     (RegionReadOnly("MappedFile"), "MappedFile is mapped read-only: open it with writable=True"),
 ]
 
