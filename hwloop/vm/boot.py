@@ -78,6 +78,7 @@ def run(
     smp: int = 2,
     accel: str = "auto",
     mmio_version: int | None = None,
+    layers: Sequence[Path] = (),
     progress: Progress = quiet,
 ) -> Result:
     """Start a guest, run `command` in it as root with this checkout, and end the guest, whatever happens.
@@ -85,7 +86,8 @@ def run(
     `disks` are as for `--disk` and `qemu` as for `--qemu`. Output goes to `stdout` and `stderr` as it comes, and into
     the result for the one that is None; `console` gets the kernel's console. `timeout` in seconds is for boot and
     command, not for building what the cache lacks. The command has no standard input. `mmio_version` is 1 or 2, for a
-    machine whose disks are virtio-mmio; None is 2.
+    machine whose disks are virtio-mmio; None is 2. `layers` are archives of files that the guest has besides its own
+    (`cpio.Writer`), a later one over an earlier one.
 
     Raises BadOption, MissingFile, MissingTool, BuildFailed, GuestTimeout, GuestFailed.
     """
@@ -98,6 +100,7 @@ def run(
     cache = Cache(progress=progress)
     built = bundle.obtain(kind, cache)
     setup = replace(setup, accel=_choose(setup.accel, built, program, cache))
+    built = replace(built, layers=(*built.layers, *layers))
     return _run(built, setup, program, stdout, stderr, console)
 
 

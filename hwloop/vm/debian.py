@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,45 +16,55 @@ SUITE = "bookworm"
 _APT = Path("/etc/apt")
 
 
-def unpack(packages: Sequence[str], arch: str, tar: Path) -> None:
+def unpack(packages: Sequence[str], arch: str, tar: Path, suite: str = SUITE) -> None:
     """Write what the packages and their dependencies hold to the archive `tar`.
 
-    Takes this machine's own sources for the suite, so that a mirror that was set up is used. Raises MissingTool,
-    BuildFailed.
+    Takes this machine's own sources for the suite, so that a mirror that was set up is used; for a suite that it has no
+    sources of, those for `SUITE`, with the other's name. Raises MissingTool, BuildFailed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        tools.build(f"unpacking Debian packages for {arch}", _command(packages, arch, tar, _mirrors(Path(folder))))
+        mirrors = _mirrors(Path(folder), suite)
+        tools.build(f"unpacking Debian packages for {arch}", _command(packages, arch, tar, suite, mirrors))
 
 
-def _command(packages: Sequence[str], arch: str, tar: Path, mirrors: Sequence[str]) -> list[str]:
+def _command(packages: Sequence[str], arch: str, tar: Path, suite: str, mirrors: Sequence[str]) -> list[str]:
     # For an ordinary user: nothing is run in the root, so nobody needs a user namespace to pretend to be its root.
     mode = "root" if os.geteuid() == 0 else "chrootless"
     return [
         *("mmdebstrap", "--variant=extract", f"--mode={mode}", f"--architectures={arch}"),
-        *(f"--include={','.join(packages)}", "--format=tar", SUITE, str(tar), *mirrors),
+        *(f"--include={','.join(packages)}", "--format=tar", suite, str(tar), *mirrors),
     ]
 
 
-def _mirrors(folder: Path) -> list[str]:
+def _mirrors(folder: Path, suite: str) -> list[str]:
     """Files with this machine's sources for the suite; none when it has none, and mmdebstrap then takes its own."""
-    found = [*_one_line_sources(), *_stanzas()]
-    if not any(text_has_suite(text, SUITE) for text in found):
-        return []
+    found = _sources(suite) or [renamed(text, SUITE, suite) for text in _sources(SUITE)]
     paths = [folder / f"{number}.{_kind(text)}" for number, text in enumerate(found)]
     for path, text in zip(paths, found, strict=True):
         path.write_text(text + "\n")
     return [str(path) for path in paths]
 
 
-def _one_line_sources() -> Iterator[str]:
+def _sources(suite: str) -> list[str]:
+    """Of this machine, for the suite; none where only its updates are there."""
+    found = [*_one_line_sources(suite), *_stanzas(suite)]
+    return found if any(text_has_suite(text, suite) for text in found) else []
+
+
+def _one_line_sources(suite: str) -> Iterator[str]:
     for path in [_APT / "sources.list", *sorted(_APT.glob("sources.list.d/*.list"))]:
         if path.is_file():
-            yield from select_lines(path.read_text(), SUITE)
+            yield from select_lines(path.read_text(), suite)
 
 
-def _stanzas() -> Iterator[str]:
+def _stanzas(suite: str) -> Iterator[str]:
     for path in sorted(_APT.glob("sources.list.d/*.sources")):
-        yield from select_stanzas(path.read_text(), SUITE)
+        yield from select_stanzas(path.read_text(), suite)
+
+
+def renamed(text: str, old: str, new: str) -> str:
+    """A source of one suite as one of another: its updates and security fixes too."""
+    return re.sub(rf"(?<=[\s]){re.escape(old)}(?=[\s-]|$)", new, text)
 
 
 def _kind(text: str) -> str:

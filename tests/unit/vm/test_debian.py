@@ -56,13 +56,13 @@ def test_stanzas_that_are_enabled_and_of_nothing_but_the_suite_are_taken() -> No
     assert "comment" not in stanza
 
 
-def machine_with(folder: Path, monkeypatch: pytest.MonkeyPatch, **files: str) -> list[str]:
+def machine_with(folder: Path, monkeypatch: pytest.MonkeyPatch, suite: str = "bookworm", **files: str) -> list[str]:
     (folder / "apt/sources.list.d").mkdir(parents=True)
     (folder / "out").mkdir()
     for name, text in files.items():
         (folder / "apt/sources.list.d" / name.replace("_", ".")).write_text(text)
     monkeypatch.setattr(debian, "_APT", folder / "apt")
-    return [Path(path).read_text() for path in debian._mirrors(folder / "out")]
+    return [Path(path).read_text() for path in debian._mirrors(folder / "out", suite)]
 
 
 def test_both_kinds_of_file_are_handed_to_mmdebstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,3 +76,21 @@ def test_a_machine_without_the_suite_itself_leaves_the_choice_to_mmdebstrap(
 ) -> None:
     only_fixes = "deb https://mirror.example/security bookworm-security main\n"
     assert machine_with(tmp_path, monkeypatch, a_list=only_fixes) == []
+
+
+def test_a_suite_of_which_the_machine_has_no_sources_comes_from_the_same_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stanza = "Types: deb\nURIs: https://bookworm.example/debian\nSuites: bookworm bookworm-updates\nComponents: main\n"
+    [line, made] = machine_with(
+        tmp_path, monkeypatch, "trixie", a_list="deb https://mirror.example/debian bookworm main\n", b_sources=stanza
+    )
+    assert line == "deb https://mirror.example/debian trixie main\n"
+    assert "URIs: https://bookworm.example/debian\nSuites: trixie trixie-updates\n" in made
+
+
+def test_sources_of_the_suite_itself_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = "deb https://old.example/debian bookworm main\ndeb https://new.example/debian trixie main\n"
+    assert machine_with(tmp_path, monkeypatch, "trixie", a_list=both) == [
+        "deb https://new.example/debian trixie main\n"
+    ]
