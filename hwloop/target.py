@@ -35,7 +35,7 @@ class Target:
     @classmethod
     def parse(cls, text: str) -> Target:
         """Raises InvalidParam for text that names no device."""
-        body, options = _split_options(text)
+        body, options = split_options(text)
         scheme, separator, rest = body.partition(":")
         if separator and scheme == "pci":
             return cls("pci", _pci_address(rest, text), options)
@@ -62,7 +62,7 @@ def _pci_address(text: str, whole: str) -> str:
     return (text if text.count(":") == 2 else f"0000:{text}").lower()
 
 
-def _split_options(text: str) -> tuple[str, dict[str, str]]:
+def split_options(text: str) -> tuple[str, dict[str, str]]:
     """A path may have a question mark of its own: options are behind the last one, and have an equals sign."""
     body, mark, query = text.rpartition("?")
     if not mark or ("=" not in query and ":" in body):

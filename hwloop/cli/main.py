@@ -30,6 +30,11 @@ COMMANDS = {
     "bind": ("hwloop.cli.bind", "bind", "Bind a device to a kernel driver, and leave it so."),
     "unbind": ("hwloop.cli.bind", "unbind", "Take a device from its kernel driver, and leave it so."),
     "restore": ("hwloop.cli.bind", "restore", "Give devices back to the driver they had."),
+    "testdev": (
+        "hwloop.cli.testdev",
+        "command",
+        "Serve a test disk over vhost-user: zoned, erasable, worn, or faulty.",
+    ),
     "vm": ("hwloop.cli.vm", "group", "Build and run the test VM."),
 }
 

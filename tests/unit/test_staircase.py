@@ -58,6 +58,7 @@ STEPS = {
     "hwloop.inventory_mmio": 6,
     "hwloop.probe": 6,
     "hwloop.describe": 6,
+    "hwloop.testdev": 6,
     "hwloop.bench": 6,
     "hwloop.transfer": 6,
     "hwloop.cli": 7,
