@@ -84,13 +84,13 @@ class StoredBlk(FakeBlk, Owner):
     def _clear(self, start: int, end: int) -> None:
         """Zeros from `start` to `end`: whole pages are given back, the rest is written."""
         inner = range(-(-start // _PAGE) * _PAGE, end // _PAGE * _PAGE)
-        if not inner or not self._give_back(inner):
+        if not inner or not self._punch(inner):
             inner = range(start, start)
         for first, last in ((start, inner.start), (inner.stop, end)):
             self.data[first:last] = bytes(last - first)
         self._settle_write(start, end - start)
 
-    def _give_back(self, inner: range) -> bool:
+    def _punch(self, inner: range) -> bool:
         """Whether the kernel took the pages, which read as zeros then."""
         assert isinstance(self.data, mmap.mmap)
         # Private memory would be forgotten by MADV_DONTNEED; this is shared memory, and a file is one too.
