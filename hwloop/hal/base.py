@@ -82,6 +82,18 @@ class Hal(Owner):
         """
         return None
 
+    def vectors(self, wanted: int) -> int:
+        """How many MSI-X vectors, or what else tells one event from another, `interrupt` can give; at most `wanted`.
+
+        To be asked before the first of them is opened: some back ends take all that they will ever have at once.
+        """
+        return 0
+
+    @property
+    def removal_requested(self) -> bool:
+        """Whether somebody waits for us to let go of the device, such as for an orderly unplug."""
+        return False
+
     def check(self) -> None:
         """Look whether the device that keeps us waiting can still reach its memory; for one that is set up.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import select
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from hwloop.hal.interrupt import Interrupt
 
@@ -32,11 +32,21 @@ class EventfdInterrupt(Interrupt):
         take_events(self._line)
         return True
 
+    def fileno(self) -> int | None:
+        return self._line
+
     def rearm(self) -> None:
         """Nothing to do: what came meanwhile shows in the next `wait`."""
 
     def close(self) -> None:
         self._line = None
+
+
+def new_eventfd(stack: ExitStack) -> int:
+    """An eventfd that is not blocking, not for child processes, and closed with the stack."""
+    fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    stack.callback(os.close, fd)
+    return fd
 
 
 def take_events(fd: int) -> bool:

@@ -18,6 +18,7 @@ from hwloop.hal import vfio_ioctl as vfio
 from hwloop.hal.base import BufferDirection
 from hwloop.hal.iova import IovaAllocator
 from hwloop.hal.vfio_function import ConfinedFunction, open_node
+from hwloop.hal.vfio_interrupt import VfioInterrupts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,6 +61,7 @@ class IommufdHal(ConfinedFunction):
             _attach(self._device, self._space, address)
             stack.callback(vfio.detach_space, self._device)
             self._iovas = IovaAllocator(iommufd.read_iova_ranges(self._iommu, self._space))
+            self._interrupts = stack.enter_context(VfioInterrupts(self._device, address))
             self._resources = stack.pop_all()
 
     def _map(self, arena: Arena, direction: BufferDirection) -> None:

@@ -79,6 +79,10 @@ class QtestHal(BounceHal):
         msix = config.read_msix()
         return self._open_vector(vector, config, bars, msix) if msix is not None else None
 
+    def vectors(self, wanted: int) -> int:
+        msix = self._function[0].read_msix() if self._function is not None else None
+        return min(wanted, msix.table_size) if msix is not None else 0
+
     def release_memory(self) -> None:
         for line in list(self._vectors.values()):
             line.close()

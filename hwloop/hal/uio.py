@@ -174,6 +174,17 @@ class UioInterrupt(Interrupt):
             return False
         return self._read_count()
 
+    def fileno(self) -> int:
+        return self._fd
+
+    def take(self) -> bool:
+        """Not blocking, so nothing is polled first."""
+        pending, self._pending = self._pending, False
+        return pending or self._read_count()
+
+    def mask(self) -> None:
+        self._config.set_command_bits(Command.INTERRUPT_DISABLE, Command(0))
+
     def rearm(self) -> None:
         """Clear INTERRUPT_DISABLE (PCI 3.0, 6.2.2), which the kernel's handler has set."""
         self._config.set_command_bits(Command(0), Command.INTERRUPT_DISABLE)

@@ -17,6 +17,7 @@ from hwloop.hal.base import BufferDirection
 from hwloop.hal.iova import IovaAllocator
 from hwloop.hal.vfio_function import ConfinedFunction
 from hwloop.hal.vfio_group import open_container, open_device, open_group
+from hwloop.hal.vfio_interrupt import VfioInterrupts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +57,7 @@ class VfioHal(ConfinedFunction):
             stack.callback(os.close, self._device)
             self.info = vfio.iommu_info(self._container)
             self._iovas = IovaAllocator(self.info.ranges or _RANGES_WHEN_NOT_TOLD)
+            self._interrupts = stack.enter_context(VfioInterrupts(self._device, address))
             self._resources = stack.pop_all()
 
     def _map(self, arena: Arena, direction: BufferDirection) -> None:

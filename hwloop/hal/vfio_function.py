@@ -15,6 +15,7 @@ from hwloop.hal.arena import Arena
 from hwloop.hal.base import BounceHal, BufferDirection
 from hwloop.hal.memory import HUGE_PAGE, AnonymousMemory
 from hwloop.hal.physical import Pagemap, physical_arena
+from hwloop.hal.vfio_interrupt import VfioInterrupt, VfioInterrupts
 from hwloop.owner import Owner
 from mmio import FdRegion, MappedFile, Window
 from pci import FdConfigAccess, IoBar, MemoryBar
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
 class VfioFunction(BounceHal):
     """A HAL whose registers are those of the function at `address`, behind a VFIO device's descriptor.
 
-    `bars` is what the function decodes. A subclass opens the device in its constructor: it sets `_device`, and
-    `_resources` to what is closed last.
+    `bars` is what the function decodes. A subclass opens the device in its constructor: it sets `_device`, its
+    `_interrupts`, and `_resources` to what is closed last.
     """
 
     _device: int
+    _interrupts: VfioInterrupts
     _resources: ExitStack
 
     def __init__(self, address: str, bars: Mapping[int, BarInfo]) -> None:
@@ -62,6 +64,22 @@ class VfioFunction(BounceHal):
         bar = self._bar_of(IoBar, port, size)
         region = vfio.region_info(self._device, bar.index)
         return Window(FdRegion(self._device, region.offset, region.size), port - bar.address, size)
+
+    def interrupt(self, vector: int | None = None) -> VfioInterrupt | None:
+        """MSI-X vector `vector`, or the line: MSI, or INTx. Raises InvalidParam, AlreadyUsed, SetupError."""
+        return self._interrupts.line() if vector is None else self._interrupts.vector(vector)
+
+    def vectors(self, wanted: int) -> int:
+        return self._interrupts.vectors(wanted)
+
+    @property
+    def removal_requested(self) -> bool:
+        return self._interrupts.removal_requested
+
+    def check(self) -> None:
+        """Raises DeviceLost when the kernel has told of an error of the function."""
+        self._interrupts.check()
+        super().check()
 
     def reset(self) -> None:
         """Reset the function, where it can be reset by itself. Raises SetupError."""

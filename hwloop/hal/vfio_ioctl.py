@@ -19,6 +19,8 @@ GROUP_SET_CONTAINER = _BASE + 4
 GROUP_GET_DEVICE_FD = _BASE + 6
 DEVICE_GET_INFO = _BASE + 7
 DEVICE_GET_REGION_INFO = _BASE + 8
+DEVICE_GET_IRQ_INFO = _BASE + 9
+DEVICE_SET_IRQS = _BASE + 10
 DEVICE_RESET = _BASE + 11
 IOMMU_GET_INFO = _BASE + 12
 IOMMU_MAP_DMA = _BASE + 13
@@ -38,6 +40,18 @@ MAP_READ = 1
 MAP_WRITE = 2
 PCI_CONFIG_REGION = 7
 
+# The kinds of interrupts that a PCI function has.
+PCI_INTX, PCI_MSI, PCI_MSIX, PCI_ERR, PCI_REQ = range(5)
+IRQ_EVENTFD = 1
+IRQ_AUTOMASKED = 4
+IRQ_NORESIZE = 8
+IRQ_SET_DATA_NONE = 1 << 0
+IRQ_SET_DATA_EVENTFD = 1 << 2
+IRQ_SET_ACTION_MASK = 1 << 3
+IRQ_SET_ACTION_UNMASK = 1 << 4
+IRQ_SET_ACTION_TRIGGER = 1 << 5
+NO_EVENTFD = -1
+
 _INFO_CAPS = 2
 _CAP_IOVA_RANGE = 1
 _CAP_DMA_AVAIL = 3
@@ -53,6 +67,15 @@ class RegionInfo:
     flags: int
     size: int
     offset: int
+
+
+@dataclass(frozen=True)
+class IrqInfo:
+    """A kind of interrupt of a device: how many of it there are."""
+
+    index: int
+    flags: int
+    count: int
 
 
 @dataclass(frozen=True)
@@ -103,6 +126,35 @@ def region_info(device: int, index: int) -> RegionInfo:
     ioctl(device, DEVICE_GET_REGION_INFO, data)
     _, flags, _, _, size, offset = layout.unpack(data)
     return RegionInfo(index, flags, size, offset)
+
+
+def irq_info(device: int, index: int) -> IrqInfo:
+    data = bytearray(struct.pack("=4I", 16, 0, index, 0))
+    ioctl(device, DEVICE_GET_IRQ_INFO, data)
+    _, flags, _, count = struct.unpack("=4I", data)
+    return IrqInfo(index, flags, count)
+
+
+def set_irq_eventfds(device: int, index: int, start: int, eventfds: list[int]) -> int:
+    """From now on the interrupts from `start` on are told by these eventfds; NO_EVENTFD: by none.
+
+    Returns 0, or how many there could be had instead, where that is fewer and none was set.
+    """
+    flags = IRQ_SET_DATA_EVENTFD | IRQ_SET_ACTION_TRIGGER
+    size = 20 + 4 * len(eventfds)
+    head = struct.pack("=5I", size, flags, index, start, len(eventfds))
+    return int(ioctl(device, DEVICE_SET_IRQS, head + struct.pack(f"={len(eventfds)}i", *eventfds)) or 0)
+
+
+def disable_irqs(device: int, index: int) -> None:
+    """Turn all interrupts of this kind off, and MSI or MSI-X with the last one."""
+    ioctl(device, DEVICE_SET_IRQS, struct.pack("=5I", 20, IRQ_SET_DATA_NONE | IRQ_SET_ACTION_TRIGGER, index, 0, 0))
+
+
+def mask_irq(device: int, index: int, *, on: bool) -> None:
+    """Mask the first interrupt of this kind, or unmask it."""
+    action = IRQ_SET_ACTION_MASK if on else IRQ_SET_ACTION_UNMASK
+    ioctl(device, DEVICE_SET_IRQS, struct.pack("=5I", 20, IRQ_SET_DATA_NONE | action, index, 0, 1))
 
 
 def reset_device(device: int) -> None:

@@ -19,6 +19,7 @@ from hwloop.hal import vfio_ioctl as vfio
 from hwloop.hal.physical import PhysicalHal
 from hwloop.hal.vfio_function import VfioFunction
 from hwloop.hal.vfio_group import open_container, open_device, open_group
+from hwloop.hal.vfio_interrupt import VfioInterrupts
 from udev import ENABLE_NOIOMMU_MODE
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class VfioNoIommuHal(VfioFunction, PhysicalHal):
             self._device = open_device(group_fd, address)
             stack.callback(os.close, self._device)
             log.warning("no IOMMU confines %s: it can read and write all memory of this machine", address)
+            self._interrupts = stack.enter_context(VfioInterrupts(self._device, address))
             self._resources = stack.pop_all()
 
 

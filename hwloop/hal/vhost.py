@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from hwloop.errors import DmaError, InvalidParam, Unsupported
 from hwloop.hal.arena import Arena
 from hwloop.hal.base import BounceHal, BufferDirection
+from hwloop.hal.eventfd_interrupt import take_events
 from hwloop.hal.interrupt import Interrupt
 from hwloop.qtest.forked import disown_in_children, keep_no_longer
 from hwloop.vhost.front_end import FrontEnd
@@ -43,6 +44,9 @@ class VhostHal(BounceHal):
 
     def mmio_phys_to_virt(self, paddr: int, size: int, *, hot: bool = False) -> Region:
         raise Unsupported(f"a vhost-user device has no registers in memory, so none at {paddr:#x}")
+
+    def vectors(self, wanted: int) -> int:
+        return min(wanted, _MOST_VECTORS)
 
     def interrupt(self, vector: int | None = None) -> Interrupt | None:
         """The call eventfd of the queues whose vector is `vector`, or of those without one.
@@ -147,6 +151,13 @@ class CallInterrupt(Interrupt):
         with suppress(BlockingIOError):  # another thread was faster
             os.eventfd_read(self._line)
         return True
+
+    def fileno(self) -> int:
+        return self._line
+
+    def take(self) -> bool:
+        """What the back end says on its channels is left for the next look at the device."""
+        return self._open and take_events(self._line)
 
     def rearm(self) -> None:
         """Nothing to do: a call that came meanwhile shows in the next `wait`."""

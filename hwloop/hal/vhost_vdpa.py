@@ -15,7 +15,7 @@ from hwloop.errors import AlreadyUsed, DeviceLost, DmaError, InvalidParam, Setup
 from hwloop.hal import vhost_vdpa_ioctl as vdpa
 from hwloop.hal.arena import Arena
 from hwloop.hal.base import BounceHal, BufferDirection
-from hwloop.hal.eventfd_interrupt import EventfdInterrupt
+from hwloop.hal.eventfd_interrupt import EventfdInterrupt, new_eventfd
 from hwloop.hal.iova import IovaAllocator
 from hwloop.hal.memory import HUGE_PAGE, FileMemory
 from hwloop.hal.vfio_function import describe_locked_limit, open_node
@@ -58,7 +58,7 @@ class VhostVdpaHal(BounceHal):
             self._fd = _open(self.path)
             stack.callback(os.close, self._fd)
             self._iovas = IovaAllocator([_prepare(self._fd, self.path)])
-            self.config_line = _new_eventfd(stack)
+            self.config_line = new_eventfd(stack)
             self._resources = stack.pop_all()
         disown_in_children(self)
 
@@ -74,7 +74,7 @@ class VhostVdpaHal(BounceHal):
         if vector is not None and not 0 <= vector < _MOST_VECTORS:
             raise InvalidParam(f"there is no vector {vector}", remedy=f"give a number from 0 to {_MOST_VECTORS - 1}")
         if vector not in self._lines:
-            self._lines[vector] = _new_eventfd(self._resources)
+            self._lines[vector] = new_eventfd(self._resources)
         return self._lines[vector]
 
     def interrupt(self, vector: int | None = None) -> Interrupt:
@@ -83,6 +83,9 @@ class VhostVdpaHal(BounceHal):
         The kernel calls once when the device becomes ready, for nothing. Raises InvalidParam for no vector.
         """
         return EventfdInterrupt(self.call_line(vector), self.config_line if vector is None else None)
+
+    def vectors(self, wanted: int) -> int:
+        return min(wanted, _MOST_VECTORS)
 
     def mmio_phys_to_virt(self, paddr: int, size: int, *, hot: bool = False) -> Region:
         raise Unsupported(f"a vhost-vdpa device has no registers in memory, so none at {paddr:#x}")
@@ -154,12 +157,6 @@ def _prepare(fd: int, path: str) -> tuple[int, int]:
         if isinstance(error, SetupError):
             raise
         raise SetupError.refused(f"cannot own {path}", error) from error
-
-
-def _new_eventfd(stack: ExitStack) -> int:
-    fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-    stack.callback(os.close, fd)
-    return fd
 
 
 def _map_error(error: OSError, size: int) -> DmaError:
