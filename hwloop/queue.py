@@ -20,13 +20,12 @@ from hwloop.hal.interrupt import Interrupt
 from hwloop.queue_areas import LARGEST_SIZE, choose_size, make_areas, make_slots, make_tables
 from hwloop.spec import Feature, PhysAddr
 from hwloop.transport.base import Transport
+from hwloop.waiting import IRQ, Waiter
 
 Part = tuple[PhysAddr, int]
 """A piece of a buffer: its device address and its length in bytes."""
 
 __all__ = ["LARGEST_SIZE", "Part", "VirtQueue"]
-
-_SPIN_NANOSECONDS = 100_000
 
 
 class VirtQueue:
@@ -34,7 +33,7 @@ class VirtQueue:
 
     `size` descriptors, or the largest that the device and `LARGEST_SIZE` allow; on a transport with a fixed queue size,
     the device's. A split queue has a power of two of them. Where INDIRECT_DESC was negotiated, a buffer of 2 to
-    `table_parts` parts takes one descriptor. `interrupts` counts what `use_interrupt` brought.
+    `table_parts` parts takes one descriptor. `waiter` is how it waits.
 
     Raises TransportError when the device has no such queue, InvalidParam for a size that it cannot have, AlreadyUsed
     when the queue is set up already, DmaError.
@@ -53,12 +52,9 @@ class VirtQueue:
         self._areas = make_areas(hal, transport, self.size)
         self._memory += self._areas.memory
         self.notifications = 0
-        self.interrupts = 0
-        self._interrupt: Interrupt | None = None
         self._engine: Engine | None = None
         self._ring: Ring | None = self._make_ring(table_parts)
-        # We poll: ask the device not to interrupt at all.
-        self._ring.set_used_notifications(False)
+        self.waiter = Waiter(self._ring, lambda: transport.ack_interrupt())
         self._hand_over()
 
     def _make_ring(self, table_parts: int) -> Ring:
@@ -188,24 +184,24 @@ class VirtQueue:
         return used[1]
 
     def wait(self, seconds: float) -> bool:
-        """Wait for a used buffer, at most so long: on the interrupt where one is in use, else with naps after a short
-        spin. False when there is none."""
-        ring, line = self._live(), self._interrupt
-        if line is None:
-            return ring.wait(int(seconds * 1e9), _SPIN_NANOSECONDS)
-        if ring.wait(0, 0):
-            return True
-        if line.wait(seconds):
-            self.interrupts += 1
-            if line.needs_ack:
-                self._transport.ack_interrupt()
-            line.rearm()
-        return ring.wait(0, 0)
+        """Wait for a used buffer, at most so long, in the way that `use_interrupt` said; False when there is none."""
+        self._live()
+        return self.waiter.wait(seconds)
 
-    def use_interrupt(self, line: Interrupt | None) -> None:
-        """Wait on this interrupt from now on, and let the device send it; None: poll, and ask it not to."""
-        self._live().set_used_notifications(line is not None)
-        self._interrupt = line
+    def use_interrupt(self, line: Interrupt | None, mode: str = IRQ, *, shared: bool = False) -> None:
+        """Wait on this interrupt from now on, in a mode of `hwloop.waiting`, and have it sent; None: poll, and
+        ask it for none."""
+        self._live()
+        self.waiter.use(line, mode, shared=shared)
+
+    @property
+    def interrupts(self) -> int:
+        """How many interrupts this queue has taken."""
+        return self.waiter.interrupts
+
+    def fileno(self) -> int | None:
+        """A descriptor that is readable once a buffer was used, for `select`: see `Waiter.arm`. None while it polls."""
+        return self.waiter.fileno()
 
     def dump(self) -> str:
         """Both sides of the ring, a line each, for a person who wants to know why nothing completes."""

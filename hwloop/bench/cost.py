@@ -197,6 +197,13 @@ class CountingHal(Hal):
     def port_region(self, port: int, size: int) -> Region:
         return self.inner.port_region(port, size)
 
+    def vectors(self, wanted: int) -> int:
+        return self.inner.vectors(wanted)
+
+    @property
+    def removal_requested(self) -> bool:
+        return self.inner.removal_requested
+
     def interrupt(self, vector: int | None = None) -> Interrupt | None:
         return self.inner.interrupt(vector)
 

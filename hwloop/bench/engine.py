@@ -106,9 +106,9 @@ class _Data:
 def choose_waiting(disk: BlockDevice, wait: str) -> None:
     """Make the driver wait as the workload says. Raises Unsupported where the device has no interrupt."""
     if isinstance(disk, Device):
-        if wait == "irq":
-            disk.enable_interrupts()
-        else:
+        if wait == "poll":
             disk.disable_interrupts()
+        else:
+            disk.enable_interrupts(wait)
     elif wait == "irq":
         raise Unsupported(f"{disk.device_name()} has no interrupt", remedy="choose --wait poll")

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from hwloop.errors import DeviceError, DeviceLost, HwloopError, Unsupported
+from hwloop.device.events import DeviceEvents
+from hwloop.device.lines import Lines, choose_lines
+from hwloop.errors import DeviceError, DeviceLost, HwloopError, InvalidParam, Unsupported
 from hwloop.hal.base import BufferDirection, Dma, Hal, pages_for
-from hwloop.hal.interrupt import Interrupt
 from hwloop.owner import Owner
 from hwloop.queue import VirtQueue
 from hwloop.signals import shield
 from hwloop.spec import DeviceType
 from hwloop.transport.base import Transport
+from hwloop.waiting import IRQ, MODES, POLL
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+log = logging.getLogger("hwloop.device")
 
 
 class BaseDriverOps(ABC):
@@ -116,19 +121,26 @@ class Device(Driver):
     """A driver of a virtio device: it owns a transport too, and closes both in the order that keeps memory safe.
 
     A subclass sets `SUPPORTED_FEATURES` and implements `_set_up`, which creates its queues with `_add_queue`.
-    Constructing it initialises the device (VIRTIO 1.4, 3.1.1), or raises and leaves nothing behind.
+    Constructing it initialises the device (VIRTIO 1.4, 3.1.1), or raises and leaves nothing behind. `wait` is a mode of
+    `hwloop.waiting`: `irq` raises Unsupported where the Hal has no interrupt at all, `adaptive` polls then; `lines` are
+    the interrupts in use, and say why there are no better ones.
     """
 
     SUPPORTED_FEATURES = 0
 
-    def __init__(self, transport: Transport, hal: Hal) -> None:
+    def __init__(self, transport: Transport, hal: Hal, *, wait: str = POLL) -> None:
         super().__init__(hal)
         self.transport = transport
         self.queues: list[VirtQueue] = []
-        self._line: Interrupt | None = None
+        self.lines = Lines()
+        self.events = DeviceEvents(self)
         try:
             self.negotiated = transport.begin_init(self.SUPPORTED_FEATURES)
+            if wait != POLL:
+                self._choose_lines(wait)
+            self.events.begin()
             self._set_up()
+            self._use_lines(wait)
             transport.finish_init()
         except BaseException as error:
             lost = self._mark_failed()
@@ -159,29 +171,74 @@ class Device(Driver):
         self.queues.append(queue)
         return queue
 
-    def enable_interrupts(self) -> None:
+    def enable_interrupts(self, wait: str = IRQ) -> None:
         """Wait on the device's interrupt from now on instead of polling. Idempotent.
 
-        Raises Unsupported where the Hal has no interrupt of this device, SetupError where it cannot be had.
+        One interrupt for all queues: a device that was made with `wait=` has the better ones. Raises Unsupported where
+        the Hal has no interrupt of this device (not with `adaptive`), SetupError where it cannot be had.
         """
-        if self._line is not None:
-            return
-        self._line = self.hal.interrupt()
-        if self._line is None:
-            raise Unsupported(
-                f"the {self.hal.name} HAL brings no interrupt of this device", remedy="poll: leave wait=irq out"
-            )
-        for queue in self.queues:
-            queue.use_interrupt(self._line)
+        if not self.lines.queues:
+            line = self.lines.open(self.hal, None)
+            if line is None and wait == IRQ:
+                raise self._no_interrupt()
+            self.lines.queues = [line] * len(self.queues) if line is not None else []
+        self._use_lines(wait)
 
     def disable_interrupts(self) -> None:
-        """Poll from now on, and let go of the interrupt. Idempotent."""
-        line, self._line = self._line, None
-        if line is None:
+        """Poll from now on, and let go of the interrupts. Idempotent."""
+        if not self.lines.queues:
             return
-        with line:
+        try:
             for queue in self.queues:
                 queue.use_interrupt(None)
+        finally:
+            self.lines.close()
+
+    def on_config_change(self, callback: Callable[[], object]) -> None:
+        """Call this whenever the device has changed its configuration, once what is known of it is up to date.
+
+        It is called by whoever notices: a thread that waits for the device, or `check_events`. It must not wait for
+        another thread; what it raises is logged.
+        """
+        self.events.config_callbacks.append(callback)
+
+    def on_removal_request(self, callback: Callable[[], object]) -> None:
+        """As `on_config_change`, when somebody wants the device back (an orderly unplug): close it then."""
+        self.events.removal_callbacks.append(callback)
+
+    def check_events(self) -> None:
+        """Look for changes of the configuration and for requests to let go of the device, and call those who want to
+        know. Calls that wait do it too; so this is for a program that does not.
+
+        Raises DeviceError when the new configuration makes no sense.
+        """
+        self.events.look()
+
+    def read_config_again(self) -> None:
+        """The configuration has changed: bring what is known of it up to date. Raises DeviceError."""
+
+    def _choose_lines(self, wait: str) -> None:
+        if wait not in MODES:
+            raise InvalidParam(f"there is no way to wait called {wait!r}", remedy=f"choose one of: {', '.join(MODES)}")
+        self.lines = choose_lines(self.hal, self.transport)
+        if self.lines.why:
+            log.debug("%s waits by %s: %s", self.device_name(), self.lines.kind, self.lines.why)
+        if not self.lines.queues and self.lines.offered:
+            log.warning("%s is polled: %s", self.device_name(), self.lines.why)
+        elif wait == IRQ and not self.lines.queues:
+            raise self._no_interrupt()
+
+    def _use_lines(self, wait: str) -> None:
+        lines = self.lines.queues
+        for index, queue in enumerate(self.queues if lines else []):
+            # Queues behind those that were given a vector share them.
+            queue.use_interrupt(lines[index % len(lines)], wait, shared=self.lines.shared)
+            queue.waiter.on_config = self.events.note_change
+
+    def _no_interrupt(self) -> Unsupported:
+        return Unsupported(
+            f"the {self.hal.name} HAL brings no interrupt of this device", remedy="poll: leave wait=irq out"
+        )
 
     def _tear_down(self) -> None:
         with ExitStack() as steps:  # The last one first, and each of them whatever the others raise.

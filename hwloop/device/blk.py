@@ -26,6 +26,7 @@ from hwloop.hal.base import BufferDirection, Hal
 from hwloop.queue import Part
 from hwloop.spec import SECTOR_SIZE, BlkFeature, Feature, PhysAddr
 from hwloop.transport.base import Transport
+from hwloop.waiting import POLL
 
 _MOST_REQUESTS = 256
 _LEAST_DESCRIPTORS = 3
@@ -52,9 +53,11 @@ class VirtioBlk(Device, BlockDevice):
         | Feature.ORDER_PLATFORM
     )
 
-    def __init__(self, transport: Transport, hal: Hal, *, request_seconds: float = REQUEST_SECONDS) -> None:
+    def __init__(
+        self, transport: Transport, hal: Hal, *, request_seconds: float = REQUEST_SECONDS, wait: str = POLL
+    ) -> None:
         self._request_seconds = request_seconds
-        super().__init__(transport, hal)
+        super().__init__(transport, hal, wait=wait)
 
     @classmethod
     def try_new(cls, transport: Transport, hal: Hal) -> Self:
@@ -85,6 +88,18 @@ class VirtioBlk(Device, BlockDevice):
         if not self.negotiated & BlkFeature.BLK_SIZE:
             return capacity, SECTOR_SIZE
         return capacity, checked_block_size(read_config(self.transport, BlkConfig.blk_size))
+
+    def check_events(self) -> None:
+        with self._lock:
+            self._check_working()
+            super().check_events()
+
+    def read_config_again(self) -> None:
+        """The one thing that changes of a disk: its capacity, the new bound of all requests."""
+        self._capacity, _ = self.transport.read_consistent(self._read_geometry)
+
+    def _look_for_events(self) -> None:
+        self.events.look()
 
     def _limit(self, feature: BlkFeature, source: ReadOnly) -> int | None:
         """What the device says, or None when the feature that makes the field exist was not negotiated."""

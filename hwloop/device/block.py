@@ -245,6 +245,9 @@ class BlockDevice(Driver, BlockDriverOps):
     def _fault(self) -> str:
         """What the registers of the device say is wrong with it, or "". Raises OSError when they cannot be read."""
 
+    def _look_for_events(self) -> None:
+        """See whether the capacity is another one by now."""
+
     @abstractmethod
     def _diagnosis(self) -> Iterator[str]:
         """What a person wants to see who asks why a request did not complete."""
@@ -395,6 +398,8 @@ class BlockDevice(Driver, BlockDriverOps):
         """Look at the status of a device that keeps us waiting. Raises DeviceLost."""
         try:
             fault = self._memory_fault() or self._fault()
+            if not fault:
+                self._look_for_events()
         except OSError as failure:
             fault = f"the device does not answer: {failure.strerror}"
         if fault:
@@ -454,11 +459,18 @@ class BlockDevice(Driver, BlockDriverOps):
             raise InvalidParam(f"sector {sector} does not begin a block of {block} bytes")
         if length <= 0 or length % block:
             raise InvalidParam(f"a length of {length} bytes is not one or more blocks of {block} bytes")
-        if sector + length // SECTOR_SIZE > self._capacity:
+        if sector + length // SECTOR_SIZE > self._capacity and not self._has_grown(sector + length // SECTOR_SIZE):
             raise InvalidParam(
                 f"{length} bytes at sector {sector} end behind the disk, which has {self._capacity} sectors",
                 errno=beyond,
             )
+
+    def _has_grown(self, end: int) -> bool:
+        """Whether the disk has so many sectors by now: nobody may have waited since it was told a new capacity."""
+        with self._lock:
+            self._check_working()
+            self._look_for_events()
+        return end <= self._capacity
 
     def _sector_of(self, block_id: int) -> int:
         return block_id * (self._block_size // SECTOR_SIZE)

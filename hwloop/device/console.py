@@ -28,6 +28,7 @@ from hwloop.owning_queue import OwningQueue
 from hwloop.queue import VirtQueue
 from hwloop.spec import PAGE_SIZE, ConsoleFeature, Feature
 from hwloop.transport.base import Transport
+from hwloop.waiting import POLL
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -63,7 +64,9 @@ class VirtioConsole(WatchedDevice):
         | Feature.ORDER_PLATFORM
     )
 
-    def __init__(self, transport: Transport, hal: Hal, *, request_seconds: float = REQUEST_SECONDS) -> None:
+    def __init__(
+        self, transport: Transport, hal: Hal, *, request_seconds: float = REQUEST_SECONDS, wait: str = POLL
+    ) -> None:
         self._ports: dict[int, ConsolePort] = {}
         self._port_queues: dict[int, tuple[VirtQueue, VirtQueue]] = {}
         self._inboxes: dict[int, OwningQueue] = {}
@@ -72,7 +75,7 @@ class VirtioConsole(WatchedDevice):
         self._max_nr_ports = 1
         self._heard = False
         self.ignored = 0
-        super().__init__(transport, hal, request_seconds=request_seconds)
+        super().__init__(transport, hal, request_seconds=request_seconds, wait=wait)
         try:
             with self._working():
                 self._start()

@@ -14,6 +14,7 @@ from hwloop.hal.base import Hal
 from hwloop.queue import VirtQueue
 from hwloop.spec import DeviceStatus
 from hwloop.transport.base import Transport
+from hwloop.waiting import POLL
 
 _SLICE_SECONDS = 0.01
 
@@ -26,12 +27,14 @@ class WatchedDevice(Device):
     memory is not used again, and every later call raises DeviceLost.
     """
 
-    def __init__(self, transport: Transport, hal: Hal, *, request_seconds: float = REQUEST_SECONDS) -> None:
+    def __init__(
+        self, transport: Transport, hal: Hal, *, request_seconds: float = REQUEST_SECONDS, wait: str = POLL
+    ) -> None:
         self._request_seconds = request_seconds
         self._lock = threading.RLock()
         self._broken = ""
         self._cause: HwloopError | None = None
-        super().__init__(transport, hal)
+        super().__init__(transport, hal, wait=wait)
 
     def close(self) -> None:
         with self._lock:
@@ -77,6 +80,11 @@ class WatchedDevice(Device):
         """Look at a device that keeps us waiting, and whether it still reaches its memory. Raises DeviceLost."""
         if fault := self._memory_fault() or status_fault(self.transport.get_status()):
             raise DeviceLost(fault, remedy="open it again")
+        self.events.look()
+
+    def check_events(self) -> None:
+        with self._working():
+            super().check_events()
 
     def _out_of_time(self, queue: VirtQueue, patience: Patience, waited_for: str) -> HwloopError:
         """The error of a wait that is over, with what both sides of the ring show; for a device that is given up."""

@@ -15,9 +15,12 @@ from hwloop.signals import shield
 from hwloop.spec import DeviceType
 from hwloop.target import Target
 from hwloop.transport.base import Transport
+from hwloop.waiting import MODES, POLL
 
 SWITCH = ("on", "off")
 """The values of an option that is a switch."""
+WAIT = {"wait": MODES}
+"""The option of every door to a device with queues: how they wait."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,9 @@ class Place(ABC):
     def open(self) -> Driver:
         """Take the device, initialise it and return its driver, which gives everything back when it is closed.
 
-        With `wait=irq`, at a door that has this option, its queues wait on the device's interrupt. Raises as
-        `open_transport`; Unsupported for a device that we have no driver for, or without an interrupt; DeviceError.
+        With `wait=irq` its queues wait on the device's interrupts, with `wait=adaptive` they poll a little before, and
+        go on polling where there are none. Raises as `open_transport`; Unsupported for a device that we have no driver
+        for, or with `irq` for one without an interrupt; DeviceError.
         """
         if self.device_type is not None:
             self._driver(self.device_type)
@@ -77,11 +81,10 @@ class Place(ABC):
             with shield():
                 opened = self.open_transport()
                 stack.push(opened.resources)
-                device = self._driver(opened.transport.device_type())(opened.transport, opened.hal)
+                driver = self._driver(opened.transport.device_type())
+                device = driver(opened.transport, opened.hal, wait=self.target.options.get("wait", POLL))
                 device.call_when_closed(stack.pop_all().close)
                 stack.push(device)
-                if self.target.options.get("wait") == "irq":
-                    device.enable_interrupts()
             # A signal that came meanwhile was raised at the end of the shield, and `stack` has given everything back.
             stack.pop_all()
         return device

@@ -8,10 +8,11 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from hwloop.device.fake_blk import FakeBlk
-from hwloop.door.base import Opened, Place, check_options
+from hwloop.door.base import WAIT, Opened, Place, check_options, parse_number
 from hwloop.door.fake_shape import FAULTS, SHAPE, FakeShape
 from hwloop.errors import InvalidParam
 from hwloop.hal.fake import FakeHal
+from hwloop.hal.fake_interrupt import FakeInterrupts
 from hwloop.size import parse_size
 from hwloop.spec import DeviceType
 from hwloop.target import Target
@@ -19,8 +20,10 @@ from hwloop.transport.fake import FakeTransport
 from hwloop.transport.fake_device import MODERN
 from udev import Sysfs
 
-OPTIONS = SHAPE | FAULTS
+OPTIONS = SHAPE | FAULTS | WAIT | {"vectors": None}
 _LARGEST = 1 << 30
+_VECTORS = "2"
+"""MSI-X vectors of the device, where the target does not say: one for its queue, and one for its configuration."""
 
 
 class FakePlace(Place):
@@ -30,14 +33,18 @@ class FakePlace(Place):
         super().__init__(target)
         self._shape = FakeShape(parse_size(target.name), target.options)
         _check_size(self._shape)
+        self._vectors = parse_number("vectors", target.options.get("vectors", _VECTORS), range(2049))
 
     @property
     def device_type(self) -> DeviceType:
         return DeviceType.Block
 
     def open_transport(self) -> Opened:
-        hal = FakeHal()
-        return Opened(FakeTransport(self.make_device(hal)), hal, ExitStack())
+        interrupts = FakeInterrupts(self._vectors)
+        hal = FakeHal(interrupts=interrupts)
+        device = self.make_device(hal)
+        device.connect(interrupts)
+        return Opened(FakeTransport(device), hal, ExitStack())
 
     def make_device(self, hal: FakeHal) -> FakeBlk:
         """The device side, with its switches set."""

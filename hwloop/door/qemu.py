@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 
 from hwloop.door import guestless
-from hwloop.door.base import SWITCH, Opened, Place, check_options
+from hwloop.door.base import SWITCH, WAIT, Opened, Place, check_options
 from hwloop.errors import InvalidParam, SetupError
 from hwloop.qtest.machine import MACHINES
 from hwloop.qtest.qemu import QemuMachine
@@ -45,10 +45,9 @@ _ANY_OPTIONS = {
     "machine": tuple(MACHINES),
     "device": ("block", "console", "rng"),
     "packed": SWITCH,
-    "wait": ("poll", "irq"),
     "accel": ("tcg", "kvm"),
 }
-OPTIONS = _ANY_OPTIONS | _PCI_OPTIONS | _MMIO_OPTIONS | _DISK_OPTIONS | _CONSOLE_OPTIONS
+OPTIONS = _ANY_OPTIONS | WAIT | _PCI_OPTIONS | _MMIO_OPTIONS | _DISK_OPTIONS | _CONSOLE_OPTIONS
 
 _TYPES = {"block": DeviceType.Block, "console": DeviceType.Console, "rng": DeviceType.EntropySource}
 _LONGEST_SERIAL = 20

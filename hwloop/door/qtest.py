@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from hwloop.door import guestless
-from hwloop.door.base import Opened, Place, check_options, parse_number
+from hwloop.door.base import WAIT, Opened, Place, check_options, parse_number
 from hwloop.errors import InvalidParam
 from hwloop.qtest.attached import AttachedMachine
 from hwloop.qtest.machine import MACHINES
@@ -33,8 +33,7 @@ OPTIONS = {
     "qmp": None,
     "at": None,
     "mode": ("modern", "legacy"),
-    "wait": ("poll", "irq"),
-}
+} | WAIT
 
 
 class QtestPlace(Place):

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from hwloop.errors import DmaError
 from hwloop.hal.arena import Arena
 from hwloop.hal.base import BounceHal, BufferDirection
+from hwloop.hal.fake_interrupt import FakeInterrupts
+from hwloop.hal.interrupt import Interrupt
 from hwloop.hal.iova import IovaAllocator
 from hwloop.hal.memory import AnonymousMemory
 from mmio import Window
@@ -30,7 +32,8 @@ class DmaFault(AssertionError):
 
 
 class FakeHal(BounceHal):
-    """`regions` maps a physical address to the registers there, `ports` an I/O port.
+    """`regions` maps a physical address to the registers there, `ports` an I/O port; `interrupts` are those of the one
+    device, where it has any.
 
     `leaks()` lists what was never given back.
     """
@@ -38,8 +41,9 @@ class FakeHal(BounceHal):
     name = "fake"
     arena_bytes = 1 << 20
 
-    def __init__(self, regions: dict[int, Region] | None = None) -> None:
+    def __init__(self, regions: dict[int, Region] | None = None, interrupts: FakeInterrupts | None = None) -> None:
         super().__init__()
+        self.interrupts = interrupts
         self.regions = regions or {}
         self.ports: dict[int, Region] = {}
         self._ranges = iter(_RANGES)
@@ -66,6 +70,12 @@ class FakeHal(BounceHal):
 
     def port_region(self, port: int, size: int) -> Region:
         return _window(self.ports, port, size)
+
+    def interrupt(self, vector: int | None = None) -> Interrupt | None:
+        return self.interrupts.open(vector) if self.interrupts is not None else None
+
+    def vectors(self, wanted: int) -> int:
+        return min(wanted, self.interrupts.count) if self.interrupts is not None else 0
 
     def _new_arena(self, size: int, direction: BufferDirection) -> Arena:
         memory = AnonymousMemory(size)

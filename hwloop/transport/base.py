@@ -144,6 +144,11 @@ class Transport(Owner):
     def set_config_vector(self) -> None:
         """Write `config_vector` where there is such a register. Raises TransportError when the device refuses it."""
 
+    def takes_vector(self, queue: int | None, vector: int) -> bool:
+        """Whether the device takes a vector for a queue that is not set up yet, or for its configuration (None). It may
+        have no resources for it (VIRTIO 1.4, 4.1.5.1.2.2); the vector is told again when the queue is set up."""
+        return True
+
     def prepare_dma(self) -> None:
         """Let the device read and write memory. Called once the reset is confirmed; PCI turns on bus mastering."""
 

@@ -60,6 +60,7 @@ class FakeTransport(Transport):
     ) -> None:
         state = self.device.queues[queue]
         state.size, state.desc, state.driver, state.device = size, descriptors, driver_area, device_area
+        state.vector = self.queue_vectors.get(queue)
         self.device.enable(queue)
 
     def queue_unset(self, queue: int) -> None:
@@ -75,7 +76,16 @@ class FakeTransport(Transport):
         return self.device.queues[queue].enabled
 
     def ack_interrupt(self) -> InterruptStatus:
-        return InterruptStatus(0)
+        """Reading acknowledges, as on PCI."""
+        causes = self.device.interrupt_status
+        self.device.acknowledge(causes)
+        return causes
+
+    def takes_vector(self, queue: int | None, vector: int) -> bool:
+        return self.device.takes_vector(vector)
+
+    def set_config_vector(self) -> None:
+        self.device.config_vector = self.config_vector
 
     def read_config_generation(self) -> int:
         return self.device.read_generation()

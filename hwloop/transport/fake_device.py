@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from cython_ring import Chain, DeviceSidePacked, DeviceSideSplit
 from hwloop.hal.fake import FakeHal
+from hwloop.hal.fake_interrupt import FakeInterrupts
 from hwloop.spec import DeviceStatus, DeviceType, Feature, InterruptStatus, feature_names
 
 _STEPS = (DeviceStatus.ACKNOWLEDGE, DeviceStatus.DRIVER, DeviceStatus.FEATURES_OK, DeviceStatus.DRIVER_OK)
@@ -40,6 +41,8 @@ class Faults:
     """How many looks it takes until the reset of one queue shows; -1: for ever."""
     refuse_vectors: bool = False
     """No MSI-X vector can be given to an event."""
+    refuse_vectors_from: int = 0
+    """No MSI-X vector from this one on can be given to an event; 0: all can."""
     gone: bool = False
     """The device was unplugged: every register reads all ones."""
 
@@ -83,8 +86,9 @@ class FakeDevice:
         self.bus_master = False
         self.legacy = False
         """Driven through a legacy interface: 32 features, no FEATURES_OK. A register bank of that kind sets it."""
-        self.interrupt_status = InterruptStatus(0)
-        """What the device interrupted for and nobody has acknowledged."""
+        self.drive_line: Callable[[bool], object] | None = None
+        """Raises and lowers the line of the device, where there is one."""
+        self._interrupt_status = InterruptStatus(0)
         self.config_vector: int | None = None
         self.send_message: Callable[[int | None], bool] | None = None
         """Set by a register bank with MSI-X: sends the message of a vector, False where messages are off."""
@@ -180,6 +184,28 @@ class FakeDevice:
         self.config[offset : offset + width] = value.to_bytes(width, "little")
 
     # --- Interrupts ---------------------------------------------------------------------------------------------------
+
+    @property
+    def interrupt_status(self) -> InterruptStatus:
+        """What the device interrupted for and nobody has acknowledged; its line is raised as long as there is any."""
+        return self._interrupt_status
+
+    @interrupt_status.setter
+    def interrupt_status(self, causes: InterruptStatus) -> None:
+        self._interrupt_status = causes
+        if self.drive_line is not None:
+            self.drive_line(bool(causes))
+
+    def connect(self, interrupts: FakeInterrupts) -> None:
+        """The line of the device, and its messages unless a register bank sends them, go there."""
+        self.drive_line = interrupts.set_line
+        if self.send_message is None:
+            self.send_message = interrupts.send
+
+    def takes_vector(self, vector: int) -> bool:
+        """Whether the device has what it takes to give an event this vector."""
+        most = self.faults.refuse_vectors_from
+        return not self.faults.refuse_vectors and not 0 < most <= vector
 
     def config_changed(self) -> None:
         """Tell the driver that the configuration is another one: the generation, and an interrupt once it is live."""

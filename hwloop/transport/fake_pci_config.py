@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hwloop.hal.fake_interrupt import FakeInterrupts
 from hwloop.spec import MODERN_DEVICE_ID_BASE, TRANSITIONAL_DEVICE_IDS, VIRTIO_VENDOR_ID, DeviceType
 from hwloop.transport.fake_device import FakeDevice, RuleBroken
 from hwloop.transport.pci_common import NO_VECTOR
@@ -73,6 +74,7 @@ class FakeMsix:
     def __init__(self, device: FakeDevice, config: FakeConfig, vectors: int) -> None:
         self.vectors = vectors
         self.sent: list[int] = []
+        self.interrupts: FakeInterrupts | None = None
         self.address = _MSIX_ADDRESS
         self.region = FakeRegion(_MSIX_BYTES)
         self.bar = MemoryBar(_MSIX_BAR, MemoryBarType.Width32, False, _MSIX_ADDRESS, _MSIX_BYTES)
@@ -103,12 +105,19 @@ class FakeMsix:
             raise RuleBroken(f"vector {value} was written; the function has no MSI-X table (4.1.5.1.2.2)")
         if value >= self.vectors:
             raise RuleBroken(f"vector {value} was written; the MSI-X table has {self.vectors} (4.1.5.1.2.2)")
-        return None if self._device.faults.refuse_vectors else value
+        return value if self._device.takes_vector(value) else None
 
     def _send(self, vector: int | None) -> bool:
         if self.enabled and vector is not None and not self._control & _MASK_ALL:
             self.sent.append(vector)
+            if self.interrupts is not None:
+                self.interrupts.send(vector)
         return self.enabled
+
+    def connect(self, interrupts: FakeInterrupts) -> None:
+        """Messages go there, and are turned on and off from there, as the kernel does it for its users."""
+        self.interrupts = interrupts
+        interrupts.switch = self.enable
 
     def _declare(self) -> None:
         words = (_MSIX_BAR, _MSIX_BYTES // 2 | _MSIX_BAR)

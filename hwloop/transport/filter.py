@@ -86,6 +86,9 @@ class TransportFilter(Transport):
     def set_config_vector(self) -> None:
         self.inner.set_config_vector()
 
+    def takes_vector(self, queue: int | None, vector: int) -> bool:
+        return self.inner.takes_vector(queue, vector)
+
     def prepare_dma(self) -> None:
         self.inner.prepare_dma()
 

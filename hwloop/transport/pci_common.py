@@ -81,13 +81,20 @@ def set_vector(register: ReadableWritable, vector: int, event: str) -> None:
     """
     if not 0 <= vector <= NO_VECTOR:
         raise InvalidParam(f"{event} cannot have the MSI-X vector {vector}", remedy="give 0 to 2047")
-    register.write(vector)
-    if vector != NO_VECTOR and (shown := register.read()) != vector:
+    if vector == NO_VECTOR:
+        register.write(vector)
+    elif not register_takes(register, vector):
         raise TransportError(
-            f"{event} did not take the MSI-X vector {vector}; it shows {shown:#x}",
+            f"{event} did not take the MSI-X vector {vector}; it shows {register.read():#x}",
             section="4.1.5.1.2.2",
             remedy="use fewer vectors, or none and poll",
         )
+
+
+def register_takes(register: ReadableWritable, vector: int) -> bool:
+    """Write a vector, and read back whether the device kept it."""
+    register.write(vector)
+    return register.read() == vector
 
 
 def checked_status(value: int) -> DeviceStatus:

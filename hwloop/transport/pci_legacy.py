@@ -20,6 +20,7 @@ from hwloop.transport.pci_common import (
     check_config_field,
     checked_isr,
     checked_status,
+    register_takes,
     set_vector,
 )
 from hwloop.transport.pci_errors import BarNotAllocated, BarOffsetOutOfRange, InvalidDeviceId, VirtioPciError
@@ -126,6 +127,14 @@ class PciLegacyTransport(PciFunctionTransport):
         if self.config_vector is not None:
             self._require_msix("the configuration")
             set_vector(self.registers.vectors.config_vector, self.config_vector, "the configuration")
+
+    def takes_vector(self, queue: int | None, vector: int) -> bool:
+        """Raises InvalidParam while MSI-X is off: the registers are not there then."""
+        self._require_msix("the configuration" if queue is None else f"queue {queue}")
+        if queue is None:
+            return register_takes(self.registers.vectors.config_vector, vector)
+        self.registers.select_queue(queue)
+        return register_takes(self.registers.vectors.queue_vector, vector)
 
     def ack_interrupt(self) -> InterruptStatus:
         """Raises DeviceLost when the function does not answer any more."""

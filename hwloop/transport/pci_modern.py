@@ -17,6 +17,7 @@ from hwloop.transport.pci_common import (
     check_config_field,
     checked_isr,
     checked_status,
+    register_takes,
     set_vector,
 )
 from hwloop.transport.pci_errors import Pci
@@ -214,6 +215,12 @@ class PciTransport(PciFunctionTransport):
     def set_config_vector(self) -> None:
         if self.config_vector is not None:
             set_vector(self._common.config_msix_vector, self.config_vector, "the configuration")
+
+    def takes_vector(self, queue: int | None, vector: int) -> bool:
+        if queue is None:
+            return register_takes(self._common.config_msix_vector, vector)
+        self._require(queue)
+        return register_takes(self._common.queue_msix_vector, vector)
 
     def ack_interrupt(self) -> InterruptStatus:
         """Raises DeviceLost when the function does not answer any more."""

@@ -58,7 +58,7 @@ def node() -> Path:
 @BOTH
 def test_interrupts_arrive_and_the_line_is_on_again_after_each(mode: str) -> None:
     with opened(f"hal=uio&mode={mode}&wait=irq") as disk:
-        line = disk._line
+        line = disk.lines.queues[0]
         assert isinstance(line, UioInterrupt)
         for sector in range(20):
             disk.write(sector, bytes([sector]) * 512)

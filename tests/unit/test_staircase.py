@@ -42,6 +42,7 @@ STEPS = {
     "hwloop.vhost": 2,
     "hwloop.transport": 3,
     "hwloop.vhost.fake_backend": 3,
+    "hwloop.waiting": 4,
     "hwloop.queue": 4,
     "hwloop.queue_areas": 4,
     "hwloop.owning_queue": 4,

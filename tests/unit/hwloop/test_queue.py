@@ -20,7 +20,7 @@ from hwloop.hal.base import BufferDirection, Dma
 from hwloop.hal.fake import FakeHal
 from hwloop.hal.interrupt import Interrupt
 from hwloop.queue import LARGEST_SIZE, VirtQueue
-from hwloop.spec import DeviceType, Feature, PhysAddr
+from hwloop.spec import DeviceType, Feature, InterruptStatus, PhysAddr
 from hwloop.transport.fake import FakeTransport
 from hwloop.transport.fake_device import MODERN, RINGS, FakeDevice
 from tests.contract.machines import MACHINES
@@ -266,7 +266,12 @@ def test_a_queue_waits_on_its_interrupt_and_acknowledges_a_line_before_it_is_arm
     bench = Bench(8)
     queue = bench.queue()
     acknowledged: list[int] = []
-    bench.transport.ack_interrupt = lambda: acknowledged.append(line.rearmed)  # type: ignore[assignment, return-value]
+
+    def acknowledge() -> InterruptStatus:
+        acknowledged.append(line.rearmed)
+        return InterruptStatus.QUEUE_INTERRUPT
+
+    bench.transport.ack_interrupt = acknowledge  # type: ignore[method-assign]
     line = Line()
     queue.use_interrupt(line)
     ring = bench.device.queues[0].ring

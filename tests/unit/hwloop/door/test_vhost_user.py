@@ -91,7 +91,7 @@ def test_with_wait_irq_the_queue_waits_for_calls(path: Path, disk: FakeBlk) -> N
         (queue,) = opened.queues
         # A completion that is there before anybody waits counts no call: so it comes when somebody does.
         disk.hold = True
-        waiting = Waiting(opened.hal.interrupt(), lambda: held_by(disk), disk.release)
+        waiting = Waiting(queue.waiter.line, lambda: held_by(disk), disk.release)
         queue.use_interrupt(waiting)
         for number in range(1, 4):
             opened.read(0, 512)
