@@ -67,7 +67,7 @@ class LazyGroup(click.Group):
 
 _EPILOG = """\b
 TARGET names a device, with options behind a question mark:
-  0000:00:05.0, vda   a PCI function; ?hal=vfio|uio|iommufd|vfio-noiommu, ?mode=modern|legacy, ?wait=poll|irq
+  0000:00:05.0, vda   a PCI function; ?hal=vfio|uio|iommufd|vfio-noiommu, ?mode=modern|legacy, ?wait=poll|irq|adaptive
   mmio:0xADDRESS      registers in memory, through /dev/mem; ?unbind=on
   qemu:DISK.img       QEMU's own virtio-blk, with no guest and no root; ?machine=q35|microvm|virt
   qtest:SOCKET        a QEMU that you started with a qtest server

@@ -13,9 +13,11 @@ from functools import partial
 from hwloop.device.blk import VirtioBlk
 from hwloop.device.fake_blk import FakeBlk
 from hwloop.hal.fake import FakeHal
+from hwloop.hal.fake_interrupt import FakeInterrupts
 from hwloop.spec import BlkFeature, Feature
 from hwloop.transport.base import Transport
 from hwloop.transport.fake_device import MODERN
+from hwloop.waiting import ADAPTIVE, IRQ, POLL
 from tests.contract.door import Door, Wants
 from tests.contract.machines import MACHINES, WITH_LEGACY
 from tests.contract.qtest_doors import QTEST_DOORS
@@ -30,15 +32,18 @@ class FakeDoor(Door):
 
     can = frozenset(field.name for field in fields(Wants))
 
-    def __init__(self, machine: str) -> None:
-        self.name = machine
+    def __init__(self, machine: str, wait: str = POLL, *, name: str = "", vectors: int = 0) -> None:
+        self.machine, self.name = machine, name or machine
         self.target = "fake:16M" if machine == "fake" else ""
+        if wait != POLL:
+            self.target = f"{self.target}?wait={wait}" if self.target else ""
+        self.wait, self.vectors = wait, vectors
         self.hal = FakeHal()
         self.disk: VirtioBlk | None = None
 
     def make(self, size: int, wants: Wants) -> None:
         features = MODERN | BlkFeature.BLK_SIZE | BlkFeature.SEG_MAX
-        features |= Feature.ANY_LAYOUT if self.name in WITH_LEGACY else 0
+        features |= Feature.ANY_LAYOUT if self.machine in WITH_LEGACY else 0
         features |= BlkFeature.FLUSH if wants.flush else 0
         features |= BlkFeature.RO if wants.read_only else 0
         features |= BlkFeature.SIZE_MAX if wants.size_max else 0
@@ -55,12 +60,12 @@ class FakeDoor(Door):
 
     def reopen(self) -> VirtioBlk:
         """A machine's Hal lives as long as its driver, and so does the fake one."""
-        self.hal = self.device.hal = FakeHal()
-        self.disk = VirtioBlk(self.transport(), self.hal, request_seconds=REQUEST_SECONDS)
+        self.hal = self.device.hal = FakeHal(interrupts=FakeInterrupts(self.vectors))
+        self.disk = VirtioBlk(self.transport(), self.hal, request_seconds=REQUEST_SECONDS, wait=self.wait)
         return self.disk
 
     def transport(self) -> Transport:
-        return MACHINES[self.name](self.hal, self.device)
+        return MACHINES[self.machine](self.hal, self.device)
 
     def backing(self, offset: int, length: int) -> bytes:
         return bytes(self.device.data[offset : offset + length])
@@ -73,6 +78,11 @@ class FakeDoor(Door):
 
 DOORS: dict[str, Callable[[], Door]] = {
     **{name: partial(FakeDoor, name) for name in MACHINES},
+    "fake-adaptive": partial(FakeDoor, "fake", ADAPTIVE, vectors=2, name="fake-adaptive"),
+    "pci-msix": partial(FakeDoor, "pci", IRQ, vectors=2, name="pci-msix"),
+    "pci-intx": partial(FakeDoor, "pci", IRQ, name="pci-intx"),
+    "pci-legacy-msix": partial(FakeDoor, "pci-legacy", IRQ, vectors=1, name="pci-legacy-msix"),
+    "mmio-2-irq": partial(FakeDoor, "mmio-2", IRQ, name="mmio-2-irq"),
     **QTEST_DOORS,
     **VHOST_DOORS,
     **STORAGE_DAEMON_DOORS,

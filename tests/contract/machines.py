@@ -15,6 +15,7 @@ from hwloop.transport.fake import FakeTransport
 from hwloop.transport.fake_device import FakeDevice
 from hwloop.transport.fake_mmio import FakeMmioDevice
 from hwloop.transport.fake_pci import FakePciFunction
+from hwloop.transport.fake_pci_config import FakeMsix
 from hwloop.transport.fake_pci_legacy import FakePciLegacyFunction
 from hwloop.transport.mmio import MmioTransport
 from hwloop.transport.pci_legacy import PciLegacyTransport
@@ -28,11 +29,12 @@ _CONFIGS: dict[DeviceType, type[ConfigStruct]] = {DeviceType.Block: BlkConfig, D
 
 
 def plain(hal: FakeHal, device: FakeDevice) -> Transport:
+    _connect(hal, device)
     return FakeTransport(device)
 
 
 def pci(hal: FakeHal, device: FakeDevice) -> Transport:
-    return _pci(hal, FakePciFunction(device))
+    return _pci(hal, FakePciFunction(device, msix_vectors=_vectors(hal)))
 
 
 def old_pci(hal: FakeHal, device: FakeDevice) -> Transport:
@@ -42,7 +44,8 @@ def old_pci(hal: FakeHal, device: FakeDevice) -> Transport:
 
 def legacy_pci(hal: FakeHal, device: FakeDevice) -> Transport:
     """The legacy interface of a function that has no other."""
-    function = FakePciLegacyFunction(device)
+    function = FakePciLegacyFunction(device, msix_vectors=_vectors(hal))
+    _connect(hal, device, function.msix)
     hal.ports[function.port] = function.ports
     return PciLegacyTransport(hal, ConfigSpace(function.config), function.bars)
 
@@ -60,6 +63,7 @@ def transitional_legacy_pci(hal: FakeHal, device: FakeDevice) -> Transport:
 
 def mmio(hal: FakeHal, device: FakeDevice, version: int = 2) -> Transport:
     bank = FakeMmioDevice(device, version, config=_CONFIGS.get(device.device_type))
+    _connect(hal, device)
     hal.regions[bank.address] = bank.region
     return MmioTransport(hal, bank.address)
 
@@ -69,7 +73,21 @@ def legacy_mmio(hal: FakeHal, device: FakeDevice) -> Transport:
     return mmio(hal, device, 1)
 
 
+def _vectors(hal: FakeHal) -> int:
+    return hal.interrupts.count if hal.interrupts is not None else 0
+
+
+def _connect(hal: FakeHal, device: FakeDevice, msix: FakeMsix | None = None) -> None:
+    """The interrupts of the device go where the Hal hears them, if it does."""
+    device.send_message = device.send_message if msix is not None else None
+    if hal.interrupts is not None:
+        if msix is not None:
+            msix.connect(hal.interrupts)
+        device.connect(hal.interrupts)
+
+
 def _pci(hal: FakeHal, function: FakePciFunction) -> Transport:
+    _connect(hal, function.device, function.msix)
     hal.regions[function.address] = function.region
     return PciTransport(hal, ConfigSpace(function.config), function.bars)
 

@@ -85,11 +85,6 @@ def test_polling_needs_no_interrupt(mode: str) -> None:
         disk.read(0, 4096)
 
 
-def test_vfio_says_that_it_brings_no_interrupt_and_gives_the_disk_back() -> None:
-    with pytest.raises(Unsupported, match="vfio HAL brings no interrupt"):
-        opened("hal=vfio&wait=irq", MODERN_ONLY)
-
-
 @BOTH
 def test_somebody_who_closes_the_node_is_noticed_at_the_next_request(mode: str) -> None:
     disk = opened(f"hal=uio&mode={mode}")

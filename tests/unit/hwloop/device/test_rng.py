@@ -154,7 +154,7 @@ def test_memory_that_the_device_cannot_reach_any_more_is_a_lost_device() -> None
 def test_a_notification_that_fails_is_a_lost_device() -> None:
     bench = Bench()
 
-    def fail(queue: int) -> None:
+    def fail(queue: int, data: int | None = None) -> None:
         raise OSError(19, "No such device")
 
     bench.rng.transport.notify = fail  # type: ignore[method-assign]
