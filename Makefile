@@ -79,6 +79,6 @@ bench: build  ## compare the ring with plain Python (docs/performance.md)
 
 clean:  ## remove what was built; the VM image stays in its cache
 	rm -rf $(STAMPS) $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find cython_ring mmio -name '*.so' -delete
-	find cython_ring mmio -name '*.pyx' | sed 's/pyx$$/c/' | xargs -r rm -f
+	find cython_ring mmio hwloop -name '*.so' -delete
+	find cython_ring mmio hwloop -name '*.pyx' | sed 's/pyx$$/c/' | xargs -r rm -f
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

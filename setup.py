@@ -1,4 +1,4 @@
-"""Compiles every .pyx of the leaves; all other metadata is in pyproject.toml."""
+"""Compiles every .pyx; all other metadata is in pyproject.toml."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
-LEAVES_WITH_CYTHON = ("cython_ring", "mmio")
+PACKAGES_WITH_CYTHON = ("cython_ring", "mmio", "hwloop")
 
 
 def extensions() -> list[Extension]:
     """One extension a .pyx, named by its path."""
-    sources = sorted(path for leaf in LEAVES_WITH_CYTHON for path in (ROOT / leaf).glob("*.pyx"))
+    sources = sorted(path for package in PACKAGES_WITH_CYTHON for path in (ROOT / package).rglob("*.pyx"))
     return [
         Extension(
             ".".join(path.relative_to(ROOT).with_suffix("").parts),

@@ -6,8 +6,10 @@ and how a device is notified are other packages' business. `DeviceSideSplit` and
 strict mocks for tests; `Loopback` and `PackedLoopback` join the two.
 """
 
+from cython_ring.buffer import DmaBuffer
 from cython_ring.device_packed import DeviceSidePacked
 from cython_ring.device_side import Chain, DeviceSideSplit
+from cython_ring.doorbell import Doorbell
 from cython_ring.engine import COMPLETION_BYTES, REQUEST_BYTES, Engine
 from cython_ring.errors import DriverViolation, RingBroken, RingError, RingFull, RingUsageError
 from cython_ring.layout import IndirectTables, PackedLayout, SlotMemory, SplitLayout, packed_layout, split_layout
@@ -22,6 +24,8 @@ __all__ = [
     "Chain",
     "DeviceSidePacked",
     "DeviceSideSplit",
+    "DmaBuffer",
+    "Doorbell",
     "DriverViolation",
     "Engine",
     "IndirectTables",

@@ -5,8 +5,10 @@
 # first and last entries, and with a split ring the descriptor that refers to the table. A request then stores its head,
 # the data's entry and, with ids in order, nothing else but its share of an index.
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memmove
 
+from cython_ring.doorbell cimport BellState, Doorbell, bell_ring
 from cython_ring.memory cimport ring_likely, ring_load16, ring_load32, ring_load_acquire16, ring_store16, ring_unlikely
 from cython_ring.packed cimport (
     PACKED_AVAIL,
@@ -17,9 +19,11 @@ from cython_ring.packed cimport (
     packed_check,
     packed_is_used,
     packed_look_armed,
+    packed_must_notify,
     packed_place,
     packed_publish,
     packed_put,
+    packed_ready,
     packed_skip,
     packed_take,
 )
@@ -34,14 +38,17 @@ from cython_ring.ring cimport (
     RingState,
     ring_accept,
     ring_keep,
+    ring_release,
 )
 from cython_ring.split cimport (
     split_accept,
     split_element,
     split_look_armed,
+    split_must_notify,
     split_park,
     split_publish,
     split_put,
+    split_ready,
     split_take,
 )
 
@@ -49,6 +56,7 @@ cdef enum:
     HEAD_WORDS = 2
     TABLE_PARTS = 3
     LINE = 64
+    SHORT = 0x100           # in a completion's tail: it is good, and less was written than the request has room for
 
 # What the caller hands in and gets back; all fields are naturally aligned, in the order of the documentation.
 cdef struct Request:
@@ -62,7 +70,21 @@ cdef struct Request:
 cdef struct Completion:
     uint64_t tag
     uint32_t written        # bytes that the device says it wrote, the tail's included
-    uint32_t tail           # the first byte of the tail
+    uint32_t tail           # the first byte of the tail, and SHORT
+
+# A completion that is not good, with its request: its slot has another one by the time that somebody asks.
+cdef struct Failure:
+    Request request
+    uint32_t position       # of the completion in `Taken.items`
+    uint32_t written
+    uint32_t tail
+
+# Completions that were taken from the ring; there is room for one of each request that can be outstanding.
+cdef struct Taken:
+    Completion *items
+    Failure *failures
+    uint32_t count
+    uint32_t failed         # of these, not good
 
 # A descriptor as two words, the second of them the length and what the format has in the last four bytes.
 cdef struct Entry:
@@ -81,14 +103,19 @@ cdef struct EngineState:
     uint64_t tails_at
     uint64_t data_rest[2]   # of the data's entry, without its length: read by the device, and written
     uint64_t tail_rest      # of the tail's entry
+    uint64_t whole          # a mask on the bytes that a good request must have had written: all or none of them
+    Request *sent           # what each slot holds
+    BellState *bell         # NULL: the caller notifies
     uint32_t head_bytes
     uint32_t tail_bytes
     uint32_t publish_every
-    uint32_t failed         # completions of the last reap whose tail was not `good`
+    uint32_t abandoned      # calls that nobody waits for any more, and whose completions are dropped
     uint8_t good
     uint8_t poison
     bint packed
     bint indirect
+    bint owed               # a notification that only Python can give
+    Taken kept              # completions that a call found while it waited for its own
 
 
 # --- Presets ----------------------------------------------------------------------------------------------------------
@@ -153,8 +180,8 @@ cdef inline uint32_t engine_fill(
     cdef uint32_t table_bytes = sizeof(Entry) * TABLE_PARTS
     head.sequence = added
     head.writable = e.tail_bytes + (<uint64_t>r.length if writable else 0)
-    head.tag = r.tag
     head.count = 1
+    e.sent[slot] = r[0]
     to.head[0] = r.head0
     to.head[1] = r.head1
     if ring_likely(r.length):
@@ -267,9 +294,38 @@ cdef inline int engine_put_direct(EngineState *e, RingState *s, const Request *r
     else:
         head = split_put(s, parts, readable, count + 1, room)
     if head >= 0:
-        e.slots[slot].head[0] = r.head0
-        e.slots[slot].head[1] = r.head1
-        s.heads[slot].tag = r.tag
+        engine_head(e, slot, r)
+    return head
+
+
+cdef inline void engine_head(EngineState *e, uint16_t slot, const Request *r) noexcept nogil:
+    e.slots[slot].head[0] = r.head0
+    e.slots[slot].head[1] = r.head1
+    e.sent[slot] = r[0]
+
+
+cdef inline int engine_put_parts(
+    EngineState *e, RingState *s, Descriptor *parts, uint32_t count, const Request *r
+) noexcept nogil:
+    """A request whose data are `parts[1:count + 1]`, with room on both sides of them; `r.length` is all of it. It goes
+    into the ring's own table, or else into its descriptors."""
+    cdef uint16_t slot = s.free_head
+    cdef uint64_t room = e.tail_bytes
+    cdef uint32_t i
+    cdef int head
+    parts[0].address = engine_slot_at(e, slot)
+    parts[0].length = e.head_bytes
+    parts[count + 1].address = engine_tail_at(e, slot)
+    parts[count + 1].length = e.tail_bytes
+    if r.writable:
+        for i in range(1, count + 1):
+            room += parts[i].length
+    if e.packed:
+        head = packed_put(s, parts, 1 if r.writable else count + 1, count + 2, room)
+    else:
+        head = split_put(s, parts, 1 if r.writable else count + 1, count + 2, room)
+    if head >= 0:
+        engine_head(e, slot, r)
     return head
 
 
@@ -297,20 +353,40 @@ cdef inline uint32_t engine_submit(EngineState *e, RingState *s, const Request *
     return <uint32_t>(s.added - before)
 
 
+cdef inline uint16_t engine_position(EngineState *e, RingState *s) noexcept nogil:
+    """Where the device finds what is published next, as notifications have it (2.9)."""
+    return packed_place(s.shown, s.shown_wrap) if e.packed else <uint16_t>s.published
+
+
+cdef inline void engine_notify(EngineState *e, RingState *s) noexcept nogil:
+    """One notification for all that was published since the last, if the device wants it."""
+    if e.bell != NULL and (packed_must_notify(s) if e.packed else split_must_notify(s)):
+        e.owed |= bell_ring(e.bell, engine_position(e, s))
+
+
+cdef inline uint32_t engine_room(EngineState *e, RingState *s) noexcept nogil:
+    """Requests whose completions have a place, those in `kept` counted."""
+    return s.size - e.kept.count - <uint32_t>(s.added - s.popped)
+
+
 # --- Reaping ----------------------------------------------------------------------------------------------------------
 
 
-cdef inline bint engine_complete(
-    EngineState *e, const Head *head, uint32_t slot, uint32_t written, Completion *out
+cdef inline void engine_complete(
+    EngineState *e, const Head *head, uint32_t slot, uint32_t written, Completion *out, Taken *t
 ) noexcept nogil:
-    """Returns whether it failed. The tail is read once, and poisoned while its line is here."""
+    """The tail is read once, and poisoned while its line is here. The completion is counted by the caller."""
     cdef uint8_t *tail = e.tails + LINE * <uint64_t>slot
-    cdef uint8_t value = tail[0]
+    cdef uint32_t value = tail[0]
     tail[0] = e.poison
-    out.tag = head.tag
+    out.tag = e.sent[slot].tag
     out.written = written
+    if ring_unlikely(value != e.good or written < head.writable & e.whole):
+        if value == e.good:
+            value |= SHORT
+        t.failures[t.failed] = Failure(e.sent[slot], <uint32_t>(out - t.items), written, value)
+        t.failed += 1
     out.tail = value
-    return value != e.good
 
 
 cdef inline uint16_t *engine_first_link(RingState *s) noexcept nogil:
@@ -318,16 +394,25 @@ cdef inline uint16_t *engine_first_link(RingState *s) noexcept nogil:
     return &s.shadow[s.free_tail].next if s.free else &s.free_head
 
 
-cdef inline uint32_t engine_reaped(RingState *s, uint32_t count, uint32_t last) noexcept nogil:
-    """`count` slots were linked to the free list, `last` at its end."""
+cdef inline uint32_t engine_reaped(RingState *s, uint32_t count, uint32_t more, uint32_t last) noexcept nogil:
+    """`count` requests were linked to the free list, with `last` at its end; they had `more` descriptors than one each."""
     if count:
-        s.free += count
+        s.free += count + more
         s.free_tail = <uint16_t>last
         s.popped += count
     return count
 
 
-cdef inline uint32_t engine_reap_split(EngineState *e, RingState *s, Completion *out, uint32_t most) noexcept nogil:
+cdef inline void engine_forget(RingState *s, uint32_t slot) noexcept nogil:
+    """A chain of several descriptors overwrote the presets of all of them: engine_fill makes them anew. The
+    head's `tail` is the caller's to put right, once it was used."""
+    cdef uint32_t i
+    for i in range(s.heads[slot].count):
+        s.shadow[slot].length = 0
+        slot = s.shadow[slot].next
+
+
+cdef inline uint32_t engine_reap_split(EngineState *e, RingState *s, Taken *t, uint32_t most) noexcept nogil:
     """Completions of a split ring, in any order, of requests that take one descriptor each."""
     cdef EngineState here = e[0]
     cdef Head *heads = s.heads
@@ -337,11 +422,14 @@ cdef inline uint32_t engine_reap_split(EngineState *e, RingState *s, Completion 
     cdef uint16_t *link = engine_first_link(s)
     cdef uint64_t popped = s.popped
     cdef uint32_t n = 0
-    cdef uint32_t last = 0
+    cdef uint32_t last
+    cdef uint32_t freed = 0
     cdef uint32_t id
     cdef uint32_t length
     cdef uint32_t *element
+    cdef uint32_t more = 0
     cdef Head *head
+    cdef Completion *out = t.items + t.count
     if split_look_armed(s) != SOMETHING:
         return 0
     most = <uint32_t>min(<uint64_t>most, s.seen - popped)
@@ -350,25 +438,31 @@ cdef inline uint32_t engine_reap_split(EngineState *e, RingState *s, Completion 
         id = ring_load32(element)
         length = ring_load32(element + 1)
         head = &heads[id]
+        last = id
         # The record of an id out of range is not looked at: the first of these holds then.
-        if ring_unlikely(id >= size or head.count == 0 or head.sequence >= published or length > head.writable):
+        if ring_unlikely(id >= size or head.count != 1 or head.sequence >= published or length > head.writable):
             if ring_accept(s, id, length, s.seen, <uint16_t>(popped + n)) != SOMETHING:
                 break
             length = s.accepted_length
-        here.failed += engine_complete(&here, head, id, length, &out[n])
+            last = head.tail
+            more += head.count - 1
+            if head.count > 1:
+                engine_forget(s, id)
+                head.tail = <uint16_t>id
+        engine_complete(&here, head, id, length, &out[n], t)
         head.count = 0
-        last = id
         link[0] = <uint16_t>id
-        link = &shadow[id].next
+        link = &shadow[last].next
+        freed = last
         n += 1
-    engine_reaped(s, n, last)
+    engine_reaped(s, n, more, freed)
     s.accepted = s.popped
-    e.failed = here.failed
     split_park(s)
+    t.count += n
     return n
 
 
-cdef inline uint32_t engine_reap_packed(EngineState *e, RingState *s, Completion *out, uint32_t most) noexcept nogil:
+cdef inline uint32_t engine_reap_packed(EngineState *e, RingState *s, Taken *t, uint32_t most) noexcept nogil:
     """The same of a packed ring."""
     cdef EngineState here = e[0]
     cdef Head *heads = s.heads
@@ -379,7 +473,8 @@ cdef inline uint32_t engine_reap_packed(EngineState *e, RingState *s, Completion
     cdef uint16_t marks = PACKED_AVAIL | PACKED_USED if s.used_wrap else 0
     cdef uint16_t *link = engine_first_link(s)
     cdef uint32_t n = 0
-    cdef uint32_t last = 0
+    cdef uint32_t last
+    cdef uint32_t freed = 0
     cdef uint32_t id
     cdef uint32_t place = s.next_used
     cdef bint wrap = s.used_wrap
@@ -387,7 +482,9 @@ cdef inline uint32_t engine_reap_packed(EngineState *e, RingState *s, Completion
     cdef uint16_t flags
     cdef PackedDescriptor *desc = packed_at(s, 0)
     cdef PackedDescriptor *used
+    cdef uint32_t more = 0
     cdef Head *head
+    cdef Completion *out = t.items + t.count
     if not packed_is_used(packed_look_armed(s), wrap):
         return 0
     while n < most:
@@ -398,36 +495,44 @@ cdef inline uint32_t engine_reap_packed(EngineState *e, RingState *s, Completion
         id = ring_load16(&used.id)
         length = ring_load32(&used.length)
         head = &heads[id]
-        if ring_unlikely(id >= size or head.count == 0 or head.sequence >= published or length > head.writable):
+        last = id
+        if ring_unlikely(id >= size or head.count != 1 or head.sequence >= published or length > head.writable):
             if packed_check(s, flags, id, length, packed_place(place, wrap)) != SOMETHING:
                 break
             length = s.accepted_length
-        here.failed += engine_complete(&here, head, id, length, &out[n])
+            last = head.tail
+            more += head.count - 1
+            place += head.count - 1
+            if head.count > 1:
+                engine_forget(s, id)
+                head.tail = <uint16_t>id
+        engine_complete(&here, head, id, length, &out[n], t)
         head.count = 0
-        last = id
         link[0] = <uint16_t>id
-        link = &shadow[id].next
+        link = &shadow[last].next
+        freed = last
         n += 1
         place += 1
-        if place == size:
-            place = 0
+        if place >= size:
+            place -= size
             wrap = not wrap
             marks ^= PACKED_AVAIL | PACKED_USED
     s.next_used = place
     s.used_wrap = wrap
-    engine_reaped(s, n, last)
+    engine_reaped(s, n, more, freed)
     s.accepted = s.popped
-    e.failed = here.failed
+    t.count += n
     return n
 
 
 cdef inline uint32_t engine_reap_in_order(
-    EngineState *e, RingState *s, Completion *out, uint32_t most
+    EngineState *e, RingState *s, Taken *t, uint32_t most
 ) noexcept nogil:
     """The same of either with IN_ORDER, where one used entry may stand for a batch (2.7.9, 2.8.8)."""
     cdef uint32_t n = 0
-    cdef uint32_t slot
+    cdef uint16_t slot
     cdef uint32_t written
+    cdef uint32_t count
     while n < most:
         if s.popped == s.accepted and (packed_accept(s) if e.packed else split_accept(s)) != SOMETHING:
             break
@@ -435,19 +540,23 @@ cdef inline uint32_t engine_reap_in_order(
         written = s.accepted_length
         if s.popped + 1 != s.accepted:
             written = <uint32_t>min(s.heads[slot].writable, <uint64_t>0xffffffff)
-        e.failed += engine_complete(e, &s.heads[slot], slot, written, &out[n])
-        s.heads[slot].count = 0
-        engine_first_link(s)[0] = <uint16_t>slot
-        engine_reaped(s, 1, slot)
+        count = s.heads[slot].count
+        if ring_unlikely(count > 1):
+            engine_forget(s, slot)
+        engine_complete(e, &s.heads[slot], slot, written, &t.items[t.count], t)
+        ring_release(s, slot)
+        s.heads[slot].tail = slot
+        s.popped += 1
         if e.packed:
-            packed_skip(s, 1)
+            packed_skip(s, count)
+        t.count += 1
         n += 1
     if not e.packed:
         split_park(s)
     return n
 
 
-cdef inline uint32_t engine_reap_any(EngineState *e, RingState *s, Completion *out, uint32_t most) noexcept nogil:
+cdef inline uint32_t engine_reap_any(EngineState *e, RingState *s, Taken *t, uint32_t most) noexcept nogil:
     """Completions of requests of several descriptors, one by one."""
     cdef uint32_t n = 0
     cdef uint32_t written = 0
@@ -455,28 +564,91 @@ cdef inline uint32_t engine_reap_any(EngineState *e, RingState *s, Completion *o
     while n < most:
         if (packed_take(s, &slot, &written) if e.packed else split_take(s, &slot, &written)) != SOMETHING:
             break
-        e.failed += engine_complete(e, &s.heads[slot], slot, written, &out[n])
+        engine_complete(e, &s.heads[slot], slot, written, &t.items[t.count], t)
+        t.count += 1
         n += 1
     return n
 
 
-cdef inline uint32_t engine_reap(EngineState *e, RingState *s, Completion *out, uint32_t most) noexcept nogil:
+cdef inline uint32_t engine_reap(EngineState *e, RingState *s, Taken *t, uint32_t most) noexcept nogil:
     """Take up to `most` completions; a fault is in the ring's state."""
     if not e.indirect:
-        return engine_reap_any(e, s, out, most)
+        return engine_reap_any(e, s, t, most)
     if s.in_order:
-        return engine_reap_in_order(e, s, out, most)
+        return engine_reap_in_order(e, s, t, most)
     if e.packed:
-        return engine_reap_packed(e, s, out, most)
-    return engine_reap_split(e, s, out, most)
+        return engine_reap_packed(e, s, t, most)
+    return engine_reap_split(e, s, t, most)
+
+
+cdef inline bint engine_ready(EngineState *e, RingState *s) noexcept nogil:
+    """Whether there is something to take from the ring, or to complain about."""
+    return packed_ready(s) if e.packed else split_ready(s)
+
+
+# --- What was taken ---------------------------------------------------------------------------------------------------
+
+
+cdef inline void taken_drop(Taken *t, uint32_t position) noexcept nogil:
+    """Forget one completion."""
+    cdef uint32_t i
+    cdef uint32_t left = 0
+    t.count -= 1
+    memmove(&t.items[position], &t.items[position + 1], (t.count - position) * sizeof(Completion))
+    for i in range(t.failed):
+        if t.failures[i].position != position:
+            t.failures[left] = t.failures[i]
+            t.failures[left].position -= t.failures[i].position > position
+            left += 1
+    t.failed = left
+
+
+cdef inline void taken_move(Taken *source, Taken *to, uint32_t most) noexcept nogil:
+    """The first `most` completions of `source` to the end of `to`."""
+    cdef uint32_t count = min(most, source.count)
+    cdef uint32_t i
+    cdef uint32_t left = 0
+    memmove(&to.items[to.count], source.items, count * sizeof(Completion))
+    memmove(source.items, &source.items[count], (source.count - count) * sizeof(Completion))
+    for i in range(source.failed):
+        if source.failures[i].position < count:
+            to.failures[to.failed] = source.failures[i]
+            to.failures[to.failed].position += to.count
+            to.failed += 1
+        else:
+            source.failures[left] = source.failures[i]
+            source.failures[left].position -= count
+            left += 1
+    source.failed = left
+    source.count -= count
+    to.count += count
 
 
 cdef class Engine:
     cdef EngineState state
     cdef readonly Ring ring
+    cdef readonly Doorbell doorbell
+    cdef public object waiter
     cdef object owner
+    cdef set buffers            # what requests went to, kept alive until it is closed
+    cdef uint64_t call_tag      # of the call that waits, or of the last one
+    cdef Taken last             # what the last reap() took; `items` are the caller's
 
+    cdef int allocate(self, uint32_t size) except -1
     cdef int preset(self) except -1
     cdef int enter(self) except -1
+    cdef int settle(self) except -1
+    cdef int leave(self) except -1
+    cdef int remind(self) except -1
     cdef uint32_t submit_from(self, const Request *requests, uint32_t count) noexcept nogil
-    cdef uint32_t reap_into(self, Completion *out, uint32_t most) noexcept nogil
+    cdef int put_parts(self, uint32_t count, const Request *request) noexcept nogil
+    cdef uint32_t reap_into(self, Taken *taken, uint32_t most) noexcept nogil
+    cdef void put_back(self, Taken *taken) noexcept nogil
+    cdef uint32_t drop_abandoned(self, Taken *taken, uint32_t before) noexcept nogil
+    cdef bint pause(self, uint64_t until, uint64_t spin_until) except -1
+    cdef int wait_for(self, Taken *taken, uint32_t least, uint32_t most, uint64_t timeout_ns, uint64_t spin_ns) except -1
+    cdef int run_one(self, Request *request, uint32_t parts, uint64_t timeout_ns, Completion *out) except -1
+    cdef int settle_call(self) except -1
+    cdef void abandon_call(self) noexcept
+    cdef int finish_one(self, uint64_t timeout_ns, Completion *out) except -1
+    cdef bint take_own(self, Completion *out) noexcept nogil

@@ -61,6 +61,21 @@ cdef extern from * nogil:
             __atomic_thread_fence(__ATOMIC_SEQ_CST);
     }
 
+    /* A register: one store of exactly this width, after everything that it announces. */
+    #if defined(__x86_64__) || defined(__i386__)
+    #define RING_BEFORE_REGISTER() __asm__ __volatile__("" ::: "memory")
+    #else
+    #define RING_BEFORE_REGISTER() RING_PLATFORM_WMB()
+    #endif
+    static inline void ring_register_store16(void *p, uint16_t v) {
+        RING_BEFORE_REGISTER();
+        *(volatile uint16_t *)p = v;
+    }
+    static inline void ring_register_store32(void *p, uint32_t v) {
+        RING_BEFORE_REGISTER();
+        *(volatile uint32_t *)p = v;
+    }
+
     static inline int ring_likely(int64_t condition) { return __builtin_expect(condition != 0, 1); }
     static inline int ring_unlikely(int64_t condition) { return __builtin_expect(condition != 0, 0); }
 
@@ -98,6 +113,8 @@ cdef extern from * nogil:
     uint16_t ring_load_acquire16(const void *p, bint platform)
     void ring_store_release16(void *p, uint16_t value, bint platform)
     void ring_full_fence(bint platform)
+    void ring_register_store16(void *p, uint16_t value)
+    void ring_register_store32(void *p, uint32_t value)
     bint ring_likely(bint condition)
     bint ring_unlikely(bint condition)
     void ring_cpu_relax()

@@ -38,7 +38,6 @@ cdef struct Descriptor:
 cdef struct Head:
     uint64_t sequence       # the value of `added` before this chain
     uint64_t writable       # bytes that the device may write
-    uint64_t tag            # an engine's, of the request
     uint16_t tail           # last descriptor of the chain
     uint16_t count          # descriptors that the chain takes in the ring; 0: no chain starts here
 

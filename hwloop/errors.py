@@ -178,9 +178,16 @@ class ConfigSpaceTooSmall(DeviceError):
 
 
 class IoError(DeviceError):
-    """The device completed a request and reported that it failed."""
+    """The device completed a request and reported that it failed.
+
+    `sector`, `queue`, `tag` and `status` say which request and how, where it went through a queue of its own.
+    """
 
     text = "I/O error"
+    sector: int | None = None
+    queue: int | None = None
+    tag: int | None = None
+    status: int | None = None
 
 
 class SocketDeviceError(DeviceError):

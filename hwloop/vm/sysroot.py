@@ -119,7 +119,7 @@ def _compile_extension(sysroot: Sysroot, root: Path, source: str, python: str, f
 
 def _sources(root: Path, source: str) -> Iterable[bytes]:
     """What can change the extension: itself, and every .pxd, included .pxi and header in the folders that have such."""
-    folders = sorted({path.parent for path in root.glob("*/*.pyx")})
+    folders = sorted({path.parent for deep in ("*/*.pyx", "*/*/*.pyx") for path in root.glob(deep)})
     shared = sorted(path for folder in folders for path in folder.iterdir() if path.suffix in (".pxd", ".pxi", ".h"))
     return [(root / source).read_bytes(), *(path.read_bytes() for path in shared)]
 

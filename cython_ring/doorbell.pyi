@@ -1,0 +1,19 @@
+from collections.abc import Callable
+from typing import final
+
+@final
+class Doorbell:
+    """A notification of one queue; made by `register`, `eventfd` or `call`."""
+
+    @staticmethod
+    def register(
+        address: int, value: int, *, width: int = 2, with_position: bool = False, owner: object = None
+    ) -> Doorbell: ...
+    @staticmethod
+    def eventfd(fd: int, *, owner: object = None) -> Doorbell: ...
+    @staticmethod
+    def call(function: Callable[[int], object], value: int = 0, *, with_position: bool = False) -> Doorbell: ...
+    def ring(self, position: int = 0) -> None: ...
+    @property
+    def count(self) -> int: ...
+    def close(self) -> None: ...
