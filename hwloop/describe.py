@@ -110,8 +110,8 @@ def _describe_function(function: PciPlace, sysfs: Sysfs) -> Description:
     bars = parse_resource_file(function.device.resource)
     with SysfsConfigAccess(sysfs.pci_device(function.address) / "config") as access:
         config = ConfigSpace(access)
-        capabilities, fault = _capabilities(config, bars)
-        extended, extended_fault = _extended(config)
+        capabilities, fault = capabilities_of(config, bars)
+        extended, extended_fault = extended_capabilities_of(config)
         msix = config.read_msix() if not fault else None
     try:
         description = _describe_place(function, _why_not(function, record))
@@ -152,7 +152,7 @@ def _describe_place(place: Place, why_not: str = "") -> Description:
     )  # fmt: skip
 
 
-def _capabilities(config: ConfigSpace, bars: dict[int, BarInfo]) -> tuple[list[dict[str, Any]], str]:
+def capabilities_of(config: ConfigSpace, bars: dict[int, BarInfo]) -> tuple[list[dict[str, Any]], str]:
     """The standard capabilities as far as their list goes, and what is wrong with it."""
     return _until_fault(_capability_as_json(config, capability, bars) for capability in config.capabilities())
 
@@ -182,7 +182,7 @@ def _capability_as_json(config: ConfigSpace, capability: CapabilityInfo, bars: d
     return entry
 
 
-def _extended(config: ConfigSpace) -> tuple[list[dict[str, Any]], str]:
+def extended_capabilities_of(config: ConfigSpace) -> tuple[list[dict[str, Any]], str]:
     return _until_fault(
         {"offset": capability.offset, "id": capability.id, "version": capability.version, "name": capability.name}
         for capability in config.extended_capabilities()

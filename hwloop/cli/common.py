@@ -16,7 +16,7 @@ from hwloop.size import format_size, parse_size
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from hwloop.device.base import Driver
+    from hwloop.device.base import Device, Driver
     from hwloop.device.block import BlockDevice
 
     _IntParameter = click.ParamType[int]
@@ -82,6 +82,13 @@ def open_disk(target: str) -> BlockDevice:
     from hwloop.device.block import BlockDevice
 
     return open_device(target, BlockDevice, "a disk")  # type: ignore[type-abstract]
+
+
+def open_any(target: str) -> Device:
+    """Take a virtio device of any type that we have a driver for. Raises Unsupported for what has no transport."""
+    from hwloop.device.base import Device
+
+    return open_device(target, Device, "a virtio device with registers")  # type: ignore[type-abstract]
 
 
 def open_device(target: str, kind: type[D], what: str) -> D:

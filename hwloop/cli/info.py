@@ -45,8 +45,8 @@ def _lines(description: Description) -> list[str]:
 
 
 def _pci(description: Description) -> list[str]:
-    lines = ["", "BARs", *(_bar(bar) for bar in description.bars)]
-    lines += ["", "Capabilities", *(_capability(entry) for entry in description.capabilities)]
+    lines = ["", "BARs", *(bar_text(bar) for bar in description.bars)]
+    lines += ["", "Capabilities", *(capability_text(entry) for entry in description.capabilities)]
     lines += [f"  [{entry['offset']:#05x}] {entry['name']}" for entry in description.extended_capabilities]
     return [*lines, f"  {description.fault}"] if description.fault else lines
 
@@ -72,14 +72,16 @@ def _device(description: Description) -> list[str]:
     ]
 
 
-def _bar(bar: dict[str, Any]) -> str:
+def bar_text(bar: dict[str, Any]) -> str:
+    """A line about a BAR."""
     where = f"  BAR {bar['index']}  {bar['kind']:6}  {bar['address']:#018x}  {format_size(bar['size'])}"
     if bar["kind"] == "io":
         return where
     return f"{where}, {bar['type']}{', prefetchable' if bar['prefetchable'] else ''}"
 
 
-def _capability(entry: dict[str, Any]) -> str:
+def capability_text(entry: dict[str, Any]) -> str:
+    """A line about a capability."""
     text = f"  [{entry['offset']:#04x}] {entry['name']}"
     virtio = entry.get("virtio")
     if virtio is None:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import count, takewhile
 from typing import TypeVar
 
 from hwloop.deadline import CONFIG_ATTEMPTS_SECONDS, RESET_SECONDS, Deadline, wait_until
 from hwloop.errors import DeadlineExpired, DeviceError, DeviceLost, FeaturesRefused
 from hwloop.owner import Owner
 from hwloop.spec import PAGE_SIZE, DeviceStatus, DeviceType, Feature, InterruptStatus, PhysAddr, feature_names
+from hwloop.transport.register_value import RegisterValue
 
 T = TypeVar("T")
 
@@ -140,6 +142,22 @@ class Transport(Owner):
             self.reset_pending = True
             raise
         self.reset_pending = False
+
+    def read_registers(self) -> Iterator[RegisterValue]:
+        """What every register holds, in order, for people: nothing that changes the device is read or written, but for
+        the registers that select a queue or a word. Here: what can be asked of any transport."""
+        yield RegisterValue("device", "device_features", None, 8, self.read_device_features())
+        yield RegisterValue("device", "driver_features", None, 8, self.negotiated)
+        yield RegisterValue("device", "device_status", None, 1, int(self.get_status()))
+        if self.has_config_generation:
+            yield RegisterValue("device", "config_generation", None, 4, self.read_config_generation())
+        for queue in self._existing_queues():
+            yield RegisterValue(f"queue {queue}", "max_size", None, 2, self.max_queue_size(queue))
+            yield RegisterValue(f"queue {queue}", "enabled", None, 1, int(self.queue_used(queue)))
+
+    def _existing_queues(self) -> Iterator[int]:
+        """The numbers of the queues that the device has."""
+        return takewhile(self.max_queue_size, count())
 
     def set_config_vector(self) -> None:
         """Write `config_vector` where there is such a register. Raises TransportError when the device refuses it."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from hwloop.spec import DeviceStatus, DeviceType, InterruptStatus, PhysAddr
 from hwloop.transport.base import Transport
+from hwloop.transport.register_value import RegisterValue
 
 
 def _of_inner(name: str) -> Any:
@@ -82,6 +84,9 @@ class TransportFilter(Transport):
 
     def write_config_space(self, offset: int, width: int, value: int) -> None:
         self.inner.write_config_space(offset, width, value)
+
+    def read_registers(self) -> Iterator[RegisterValue]:
+        return self.inner.read_registers()
 
     def set_config_vector(self) -> None:
         self.inner.set_config_vector()

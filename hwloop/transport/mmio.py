@@ -5,7 +5,9 @@ Nothing on such a bus can be asked where its devices are: the address comes from
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from enum import IntEnum
 from typing import Self
 
@@ -27,10 +29,13 @@ from hwloop.transport.mmio_registers import (
     CONFIG_SPACE_OFFSET,
     MAGIC,
     SLOT_SIZE,
+    LegacyRegisters,
+    ModernRegisters,
     VirtIOHeader,
     VirtioMmioTransport,
 )
 from hwloop.transport.pci_common import check_config_field
+from hwloop.transport.register_value import RegisterValue, read_block
 from mmio import Region, UniqueMmioPointer, Window, read_exact, write_exact
 from mmio.register import ReadableWritable
 
@@ -54,6 +59,8 @@ _DEFINED = InterruptStatus.QUEUE_INTERRUPT | InterruptStatus.DEVICE_CONFIGURATIO
 _NO_REGION = (1 << 64) - 1
 # QEMU ignores the selection of a queue that it cannot have, and would show the one that was selected before.
 _MOST_QUEUES = 1024
+_WORDS = ("device_features",)
+_OF_A_QUEUE = ("queue_size_max", "queue_pfn", "queue_ready", "queue_reset")
 
 
 class MmioVersion(IntEnum):
@@ -277,6 +284,17 @@ class MmioTransport(Transport):
         length = self._header.shm_len.read()
         base = self._header.shm_base.read()
         return None if _NO_REGION in (length, base) else (PhysAddr(base), length)
+
+    def read_registers(self) -> Iterator[RegisterValue]:
+        """The registers of this version, word by word and queue by queue."""
+        layout = LegacyRegisters if self._legacy else ModernRegisters
+        block = layout(self.registers.region)
+        yield from read_block(block, "device", leave_out=(*_WORDS, *_OF_A_QUEUE))
+        for word in (0,) if self._legacy else (0, 1):
+            self._header.device_features_sel.write(word)
+            yield replace(next(read_block(block, "device", only=_WORDS)), name=f"device_features[{word}]")
+        for queue in self._existing_queues():
+            yield from read_block(block, f"queue {queue}", only=_OF_A_QUEUE)
 
     def close(self) -> None:
         self._sizes.clear()

@@ -31,6 +31,11 @@ class PciFunctionTransport(Transport):
         self._config = config
         self._device_type = _virtio_type(config)
 
+    @property
+    def config_space(self) -> ConfigSpace:
+        """The function's configuration space."""
+        return self._config
+
     def device_type(self) -> DeviceType:
         return self._device_type
 

@@ -7,7 +7,7 @@ the configuration (2.5.4), and fields in the byte order of the machine: little-e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from hwloop.errors import ConfigSpaceMissing, InvalidParam, TransportError
 from hwloop.hal.base import Hal
@@ -25,11 +25,13 @@ from hwloop.transport.pci_common import (
 )
 from hwloop.transport.pci_errors import BarNotAllocated, BarOffsetOutOfRange, InvalidDeviceId, VirtioPciError
 from hwloop.transport.pci_registers import LegacyRegisters, Regs, VectorRegisters, VirtioPciTransport
+from hwloop.transport.register_value import CLEARS, RegisterValue, read_block
 from mmio import read_exact, write_exact
 from pci import BarInfo, Command, ConfigSpace, IoBar
 
 # QEMU ignores the selection of a queue that it cannot have, and would show the one that was selected before.
 _MOST_QUEUES = 1024
+_OF_A_QUEUE = ("queue_address", "queue_size")
 
 
 class PciLegacyTransport(PciFunctionTransport):
@@ -156,6 +158,19 @@ class PciLegacyTransport(PciFunctionTransport):
             registers.ports.write64_lo_hi(registers.config_base + offset, value)
         else:
             write_exact(registers.ports, registers.config_base + offset, width, value)
+
+    def read_registers(self) -> Iterator[RegisterValue]:
+        """The general header, and the vectors while MSI-X is on."""
+        header = self.registers.header
+        yield from read_block(header, "device", leave_out=(*_OF_A_QUEUE, "queue_select", "isr_status"))
+        yield RegisterValue("device", "isr_status", Regs.ISR_STATUS, 1, None, CLEARS)
+        vectors = self._msix.read_enabled()
+        if vectors:
+            yield from read_block(self.registers.vectors, "device", only=("config_vector",))
+        for queue in self._existing_queues():
+            yield from read_block(header, f"queue {queue}", only=_OF_A_QUEUE)
+            if vectors:
+                yield from read_block(self.registers.vectors, f"queue {queue}", only=("queue_vector",))
 
     def close(self) -> None:
         self._in_use.clear()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hwloop.deadline import RESET_SECONDS, wait_until
 from hwloop.errors import ConfigSpaceMissing, InvalidParam, TransportError
@@ -21,6 +21,7 @@ from hwloop.transport.pci_common import (
     set_vector,
 )
 from hwloop.transport.pci_errors import Pci
+from hwloop.transport.register_value import CLEARS, RegisterValue, read_block
 from mmio import (
     ReadOnly8,
     ReadOnly16,
@@ -63,6 +64,15 @@ class QueueResetConfig(RegisterBlock):
 
     queue_notif_config_data = ReadOnly16(0x38)
     queue_reset = ReadWrite16(0x3A)
+
+
+_SELECTORS = ("device_feature_select", "driver_feature_select", "queue_select")
+_WORDS = ("device_feature", "driver_feature")
+_OF_A_QUEUE = tuple(
+    register.name
+    for register in CommonConfig.registers()
+    if register.name.startswith("queue_") and register.name not in _SELECTORS
+)
 
 
 class IsrStatus(RegisterBlock):
@@ -241,6 +251,22 @@ class PciTransport(PciFunctionTransport):
             device.write64_lo_hi(offset, value)
         else:
             write_exact(device, offset, width, value)
+
+    def read_registers(self) -> Iterator[RegisterValue]:
+        """COMMON_CFG, word by word and queue by queue, and where the others are."""
+        common = self._common
+        yield from read_block(common, "device", leave_out=(*_WORDS, *_SELECTORS, *_OF_A_QUEUE))
+        for word in (0, 1):
+            common.device_feature_select.write(word)
+            common.driver_feature_select.write(word)
+            for value in read_block(common, "device", only=_WORDS):
+                yield replace(value, name=f"{value.name}[{word}]")
+        yield RegisterValue("device", "isr_status", 0, 1, None, CLEARS)
+        for queue in range(self.read_num_queues()):
+            self._select(queue)
+            yield from read_block(common, f"queue {queue}", only=_OF_A_QUEUE)
+            if self._queue_reset is not None:
+                yield from read_block(self._queue_reset, f"queue {queue}")
 
     def close(self) -> None:
         for queue in list(self._doorbells):

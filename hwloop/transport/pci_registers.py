@@ -72,7 +72,7 @@ class VirtioPciTransport:
     def __init__(self, ports: Region, io_base: int) -> None:
         self.ports = ports
         self._io_base = io_base
-        self._registers = LegacyRegisters(ports)
+        self._registers = self.header = LegacyRegisters(ports)
         self.vectors = VectorRegisters(ports)
         self.config_base: int = Regs.DEVICE_CONFIG
 

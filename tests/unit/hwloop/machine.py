@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hwloop import claim, describe, inventory, inventory_mmio, session
+from hwloop import claim, describe, describe_pci, inventory, inventory_mmio, session
 from hwloop.device.blk import VirtioBlk
 from hwloop.device.fake_blk import FakeBlk
 from hwloop.door import pci as pci_door
@@ -56,7 +56,7 @@ class Machine:
         self._join(monkeypatch)
 
     def _join(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for module in (session, claim, inventory, inventory_mmio, describe):
+        for module in (session, claim, inventory, inventory_mmio, describe, describe_pci):
             monkeypatch.setattr(module, "Sysfs", lambda: self.tree.sysfs)
         monkeypatch.setattr(pci_door, "VfioHal", self._new_hal)
         monkeypatch.setattr(pci_door, "Claim", partial(claim.Claim, run_dir=self.run_dir))
