@@ -4,7 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := .stamps
+# What the tests note down, for the tables that are made of it.
 DOORS := $(CURDIR)/build/doors.jsonl
+FAULTS := $(CURDIR)/build/faults.jsonl
+NOTES := HWLOOP_DOORS=$(DOORS) HWLOOP_FAULTS=$(FAULTS)
 # Tests side by side. A guest takes up to two processors and 2 GiB, so of those there are two at a time.
 JOBS ?= $(shell nproc)
 
@@ -23,7 +26,7 @@ PACKAGES := python3 python3-dev python3-venv gcc libc6-dev qemu-system-x86 qemu-
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build check lint types unit test doors demo bench clean
+.PHONY: help setup build check lint types unit test tables demo bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,18 +61,20 @@ types: build
 	$(BIN)/mypy
 
 unit: build
-	$(BIN)/python -m pytest -q -n $(JOBS) -m 'not vm and not qemu' tests/unit tests/contract
+	@mkdir -p build && rm -f $(DOORS) $(FAULTS)
+	$(NOTES) $(BIN)/python -m pytest -q -n $(JOBS) -m 'not vm and not qemu' tests/unit tests/contract
 
 check: lint types unit  ## lint, types, and the tests that need no VM: under a minute
 
-test: check  ## everything: check, the tests on QEMU's own devices, the tests in VMs, the table of doors
-	@mkdir -p build && rm -f $(DOORS)
-	HWLOOP_DOORS=$(DOORS) $(BIN)/python -m pytest -q -n $(JOBS) tests/contract tests/qemu
-	HWLOOP_DOORS=$(DOORS) $(BIN)/python -m pytest -v -n 2 --dist loadfile --durations=10 tests/vm
+test: check  ## everything: check, the tests on QEMU's own devices, the tests in VMs, the tables made of them
+	$(NOTES) $(BIN)/python -m pytest -q -n $(JOBS) -m qemu tests/contract tests/qemu
+	$(NOTES) $(BIN)/python -m pytest -v -n 2 --dist loadfile --durations=10 tests/vm
 	$(BIN)/python -m tests.doors check $(DOORS)
+	$(BIN)/python -m tests.faults check $(FAULTS)
 
-doors:  ## write the table of doors in the README from the last `make test`
+tables:  ## write the tables in README.md and docs/faults.md from the last `make test`
 	$(BIN)/python -m tests.doors write $(DOORS)
+	$(BIN)/python -m tests.faults write $(FAULTS)
 
 demo: build  ## boot a VM, drive a disk in it from user space, and confirm the bytes on the host
 	@$(BIN)/python -m hwloop.vm.demo

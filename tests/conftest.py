@@ -1,4 +1,4 @@
-"""Notes what every door did with the contract suite, where the environment says to."""
+"""Notes what every door did with the contract suite, and what happened at each fault, where the environment says to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-from tests import doors
+from tests import doors, faults
 
 
 @pytest.hookimpl(wrapper=True)
@@ -15,4 +15,5 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     doors.note(item, report)
+    faults.note(item, report)
     return report

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 VARIABLE = "HWLOOP_DOORS"
 SUITE = "tests.contract.test_block"
-BEGIN, END = "<!-- doors: made by `make doors` -->\n", "<!-- end of doors -->\n"
+BEGIN, END = "<!-- doors: made by `make tables` -->\n", "<!-- end of doors -->\n"
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> int:
     if action == "write":
         README.write_text(text.replace(BEGIN + in_readme(text) + END, BEGIN + made + END), encoding="utf-8")
         return 0
-    print(f"the table of doors in README.md is not what the tests gave (make doors writes it):\n{made}")
+    print(f"the table of doors in README.md is not what the tests gave (make tables writes it):\n{made}")
     return 1
 
 

@@ -15,7 +15,7 @@ import socket
 from contextlib import ExitStack
 from typing import cast
 
-from hwloop.door.base import QUEUE_OPTIONS, WAIT, Opened, Place, check_options
+from hwloop.door.base import WAIT, Opened, Place, check_options
 from hwloop.errors import DeadlineExpired, InvalidParam, SetupError
 from hwloop.hal.vhost import VhostHal
 from hwloop.signals import shield
@@ -27,7 +27,7 @@ from udev import Sysfs
 
 _TYPES = {"block": DeviceType.Block, "console": DeviceType.Console, "rng": DeviceType.EntropySource}
 _LARGEST_THERE_IS = 32768
-OPTIONS = {"device": tuple(_TYPES)} | WAIT | QUEUE_OPTIONS
+OPTIONS = {"device": tuple(_TYPES), "queue-size": None} | WAIT
 
 
 class VhostUserPlace(Place):

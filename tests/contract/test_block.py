@@ -164,6 +164,7 @@ def test_a_serial_that_is_no_text_is_shown_and_not_fatal(door: Door) -> None:
 # --- Bounds -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(49)
 @pytest.mark.parametrize(
     ("sector", "length"),
     [
@@ -198,6 +199,7 @@ def test_a_range_that_is_not_on_the_disk_is_refused_before_anything_is_sent(
     assert disk.poll() == []
 
 
+@pytest.mark.fault(49)
 def test_a_write_behind_the_end_is_enospc_and_changes_nothing(door: Door) -> None:
     disk = door.open(MIB)
     with pytest.raises(InvalidParam) as caught:
@@ -216,6 +218,7 @@ def test_half_a_block_of_4096_bytes_is_refused(door: Door) -> None:
 # --- Read-only, and caches --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(48)
 def test_a_read_only_disk_refuses_writes_itself(door: Door) -> None:
     disk = door.open(MIB, read_only=True)
     assert disk.readonly()
@@ -272,6 +275,7 @@ def fill(disk: BlockDevice, most: int) -> list[int]:
     return tokens
 
 
+@pytest.mark.fault(51)
 def test_a_queue_takes_all_that_fits_and_has_room_again_after_a_completion(door: Door) -> None:
     disk = door.open(MIB)
     free = disk.requests_free
@@ -322,6 +326,7 @@ def test_transfers_are_split_to_the_limits_of_the_device(door: Door, size_max: i
     assert disk.wait(disk.submit_read(0, most)) == door.backing(0, most)
 
 
+@pytest.mark.fault(51)
 @pytest.mark.parametrize("queue_size", [4, 8, 256, 1024])
 def test_a_queue_of_any_size_carries_any_transfer(door: Door, queue_size: int) -> None:
     disk = door.open(2 * MIB, queue_size=queue_size)
@@ -365,6 +370,7 @@ def test_a_disk_is_opened_again_after_it_was_closed(door: Door) -> None:
             assert disk.read(0, 512) == pattern(512)
 
 
+@pytest.mark.fault(60)
 def test_closing_with_requests_in_flight_is_allowed_and_the_disk_is_whole_afterwards(door: Door) -> None:
     disk = door.open(MIB)
     for i in range(8):

@@ -67,6 +67,7 @@ def test_a_request_in_flight_is_not_ready(fake: FakeDoor) -> None:
     assert disk.complete(token) == bytes(512)
 
 
+@pytest.mark.fault(51)
 def test_a_full_queue_refuses_submissions_until_something_completes(fake: FakeDoor) -> None:
     disk = opened(fake, queue_size=8)
     fake.device.hold = True
@@ -96,11 +97,12 @@ def test_a_call_waits_for_a_place_in_a_full_queue(fake: FakeDoor) -> None:
         disk.complete(token)
 
 
+@pytest.mark.fault(27)
 def test_a_lost_notification_is_made_up_for(fake: FakeDoor) -> None:
     disk = opened(fake)
     fake.device.faults.lose_notifications = 1
     assert disk.read(0, 512) == bytes(512)
-    assert disk.virtqueues[0].notifications == 2
+    assert disk.queues[0].notifications == 2
 
 
 def test_only_one_reminder_is_sent(fake: FakeDoor) -> None:
@@ -108,12 +110,13 @@ def test_only_one_reminder_is_sent(fake: FakeDoor) -> None:
     fake.device.faults.lose_notifications = 100
     with pytest.raises(DeadlineExpired):
         disk.read(0, 512)
-    assert disk.virtqueues[0].notifications == 2
+    assert disk.queues[0].notifications == 2
 
 
 # --- The end of patience ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(1)
 def test_a_device_that_never_completes_costs_the_deadline_and_is_reset(fake: FakeDoor) -> None:
     disk = opened(fake)
     fake.device.faults.drop = True
@@ -150,6 +153,7 @@ def test_after_a_timeout_other_requests_fail_and_later_calls_say_why(fake: FakeD
         assert isinstance(caught.value.__cause__, DeadlineExpired)
 
 
+@pytest.mark.fault(1, 2)
 def test_buffers_are_not_used_again_before_the_reset(fake: FakeDoor) -> None:
     disk = opened(fake)
     fake.device.faults.drop = True
@@ -171,6 +175,7 @@ def test_buffers_are_not_used_again_before_the_reset(fake: FakeDoor) -> None:
     assert before_reset == [True], "the buffer was shared until the device had been told to reset"
 
 
+@pytest.mark.fault(2)
 def test_a_completion_after_the_reset_changes_nothing(fake: FakeDoor) -> None:
     disk = opened(fake)
     fake.device.faults.drop = True
@@ -251,6 +256,7 @@ def test_what_other_threads_read_is_not_in_poll(fake: FakeDoor) -> None:
 # --- Status bytes and lengths -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(14, 17, 18)
 @pytest.mark.parametrize(
     ("fault", "kind", "code", "words"),
     [
@@ -272,6 +278,7 @@ def test_a_failed_request_is_an_error_and_the_next_one_is_fine(
     assert disk.requests_free == 21
 
 
+@pytest.mark.fault(21)
 def test_a_device_that_wrote_less_than_it_says_is_not_believed(modern_fake: FakeDoor) -> None:
     disk = opened(modern_fake)
     modern_fake.device.blk_faults.short_length = 1
@@ -302,6 +309,7 @@ def test_a_failed_read_leaves_the_callers_buffer_alone(fake: FakeDoor) -> None:
     assert buffer == b"mine" * 128
 
 
+@pytest.mark.fault(18)
 def test_an_old_status_byte_is_never_taken_for_a_new_one(fake: FakeDoor) -> None:
     disk = opened(fake, queue_size=4)
     for _ in range(8):
@@ -344,6 +352,7 @@ def goes_away(fake: FakeDoor) -> None:
     fake.device.faults.gone = True
 
 
+@pytest.mark.fault(6, 7, 8)
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [(needs_reset, "asks to be reset"), (resets_itself, "somebody else reset"), (goes_away, "unplugged|not answer")],
@@ -388,6 +397,7 @@ def test_a_device_that_is_gone_when_it_is_closed_is_closed_quietly(fake: FakeDoo
 # --- A hostile used ring ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(19, 20, 21)
 @pytest.mark.parametrize(
     ("used_id", "length"),
     [
@@ -420,6 +430,7 @@ def test_a_completion_that_cannot_be_breaks_the_queue_and_resets_the_device(
         disk.complete(token)
 
 
+@pytest.mark.fault(22, 23)
 @pytest.mark.parametrize("index", [2, 65, 0xFFFF])
 def test_a_used_index_that_jumps_breaks_the_queue(fake: FakeDoor, index: int) -> None:
     disk = opened(fake)
@@ -433,6 +444,7 @@ def test_a_used_index_that_jumps_breaks_the_queue(fake: FakeDoor, index: int) ->
     assert fake.device.status == 0
 
 
+@pytest.mark.fault(20)
 def test_a_request_that_is_completed_twice_breaks_the_queue(fake: FakeDoor) -> None:
     disk = opened(fake)
     fake.device.hold = True
@@ -449,6 +461,27 @@ def test_a_request_that_is_completed_twice_breaks_the_queue(fake: FakeDoor) -> N
         disk.poll()
 
 
+@pytest.mark.fault(26)
+def test_a_device_that_writes_what_it_may_only_read_changes_nothing_of_the_callers(fake: FakeDoor) -> None:
+    """Without an IOMMU it can: what it got was a copy, and the next request has its own (VIRTIO 1.4, 2.7.5.1)."""
+    import ctypes
+
+    disk = opened(fake)
+    fake.device.hold = True
+    data = bytearray(b"d" * 1024)
+    token = disk.submit_write(0, data)
+    [_, *pieces] = fake.device.queues[0].held[0].readable
+    for address, length in pieces:
+        ctypes.memset(fake.hal.vaddr_of(PhysAddr(address)), 0xEE, length)
+    fake.device.hold = False
+    fake.device.release()
+    disk.complete(token)
+    assert data == b"d" * 1024
+    disk.write(0, data)
+    assert disk.read(0, 1024) == data
+
+
+@pytest.mark.fault(25)
 def test_descriptors_that_the_device_rewrites_change_nothing(fake: FakeDoor) -> None:
     """It cannot behind an IOMMU; without one, nothing is read back (faults, row 25)."""
     import ctypes
@@ -476,6 +509,7 @@ def set_config(fake: FakeDoor, **values: int) -> None:
         fake.device.set_config(field.offset, field.width, value)
 
 
+@pytest.mark.fault(35)
 @pytest.mark.parametrize("block_size", [0, 1, 3, 256, 511, 513, 768, 131072, 0xFFFF_FFFF])
 def test_a_block_size_that_cannot_be_is_refused(fake: FakeDoor, block_size: int) -> None:
     opened(fake).close()
@@ -486,6 +520,7 @@ def test_a_block_size_that_cannot_be_is_refused(fake: FakeDoor, block_size: int)
     assert DeviceStatus.FAILED in DeviceStatus(fake.device.status_writes[-2]), "and then it was reset"
 
 
+@pytest.mark.fault(35)
 def test_a_disk_of_nothing_opens_and_refuses_every_range(fake: FakeDoor) -> None:
     disk = opened(fake, 0)
     assert (disk.capacity(), disk.num_blocks(), disk.size()) == (0, 0, 0)
@@ -493,6 +528,7 @@ def test_a_disk_of_nothing_opens_and_refuses_every_range(fake: FakeDoor) -> None
         disk.read(0, 512)
 
 
+@pytest.mark.fault(35, 49)
 def test_the_largest_capacity_is_a_number_like_any_other(fake: FakeDoor) -> None:
     opened(fake).close()
     set_config(fake, capacity=(1 << 64) - 1)
@@ -502,6 +538,7 @@ def test_the_largest_capacity_is_a_number_like_any_other(fake: FakeDoor) -> None
         disk.read((1 << 64) - 1, 512)
 
 
+@pytest.mark.fault(35)
 def test_limits_of_zero_are_no_limits_or_one_segment(fake: FakeDoor) -> None:
     opened(fake, size_max=512, seg_max=2).close()
     set_config(fake, size_max=0, seg_max=0)
@@ -517,20 +554,23 @@ def test_limits_below_one_block_are_refused(fake: FakeDoor) -> None:
         fake.reopen()
 
 
+@pytest.mark.fault(51)
 @pytest.mark.parametrize("queue_size", [1, 2])
 def test_a_queue_too_small_for_a_read_is_refused_at_once(fake: FakeDoor, queue_size: int) -> None:
     with pytest.raises(Unsupported, match=f"{queue_size} descriptors"):
         fake.open(MIB, queue_size=queue_size)
 
 
+@pytest.mark.fault(35)
 @pytest.mark.parametrize("queue_size", [0, 32769, 65535])
 def test_a_queue_size_that_cannot_be_is_refused(fake: FakeDoor, queue_size: int) -> None:
     with pytest.raises(DeviceError, match="queue 0"):
         fake.open(MIB, queue_size=queue_size)
 
 
+@pytest.mark.fault(35)
 def test_a_queue_size_that_is_no_power_of_two_is_rounded_down(modern_fake: FakeDoor) -> None:
-    assert opened(modern_fake, queue_size=100).virtqueues[0].size == 64
+    assert opened(modern_fake, queue_size=100).queues[0].size == 64
 
 
 def test_a_queue_size_that_is_no_power_of_two_and_cannot_be_changed_is_refused(fixed_size_fake: FakeDoor) -> None:
@@ -538,6 +578,7 @@ def test_a_queue_size_that_is_no_power_of_two_and_cannot_be_changed_is_refused(f
         fixed_size_fake.open(MIB, queue_size=100)
 
 
+@pytest.mark.fault(35)
 def test_a_device_of_no_queue_is_refused(fake: FakeDoor) -> None:
     opened(fake).close()
     fake.device.queues.clear()
@@ -550,13 +591,13 @@ def test_a_device_that_offers_every_bit_is_no_problem(fake: FakeDoor) -> None:
     fake.device.features = (1 << 64) - 1
     set_config(fake, size_max=4096)
     disk = fake.reopen()
-    allowed = VirtioBlk.SUPPORTED_FEATURES | disk.options.accepted
-    allowed |= Feature.ANY_LAYOUT if disk.transport.requires_legacy_layout() else 0
+    allowed = VirtioBlk.SUPPORTED_FEATURES | (Feature.ANY_LAYOUT if disk.transport.requires_legacy_layout() else 0)
     assert disk.negotiated & ~int(allowed) == 0
     assert disk.readonly()
     assert disk.read(0, 512) == bytes(512)
 
 
+@pytest.mark.fault(5)
 def test_refused_features_end_in_failed_and_an_error_that_names_them(modern_fake: FakeDoor) -> None:
     opened(modern_fake).close()
     modern_fake.device.faults.refuse_features = True
@@ -580,6 +621,7 @@ def test_a_device_that_does_not_become_ready_is_refused(fake: FakeDoor) -> None:
         fake.reopen()
 
 
+@pytest.mark.fault(4)
 @pytest.mark.parametrize("reads", [1, 5, 50])
 def test_a_slow_reset_is_waited_for_and_nothing_else_is_touched(fake: FakeDoor, reads: int) -> None:
     opened(fake).close()
@@ -601,6 +643,7 @@ def short_resets(monkeypatch: pytest.MonkeyPatch) -> float:
     return 0.1
 
 
+@pytest.mark.fault(3)
 def test_a_device_that_never_resets_is_refused_after_one_deadline(fake: FakeDoor, short_resets: float) -> None:
     opened(fake).close()
     fake.device.status = LIVE
@@ -613,6 +656,7 @@ def test_a_device_that_never_resets_is_refused_after_one_deadline(fake: FakeDoor
     assert fake.device.status_writes == [0], "one reset, one wait, and no FAILED in the middle of it"
 
 
+@pytest.mark.fault(3)
 def test_memory_is_kept_when_the_reset_at_the_end_does_not_work(fake: FakeDoor, short_resets: float) -> None:
     disk = opened(fake)
     fake.device.hold = True
@@ -648,6 +692,7 @@ def test_a_timeout_whose_reset_fails_too_reports_both_and_close_does_not_wait_ag
 # --- Threads ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(60)
 def test_two_threads_read_and_write_the_same_disk(fake: FakeDoor) -> None:
     disk = opened(fake, patient=True)
     problems: list[object] = []
@@ -695,6 +740,7 @@ def test_a_disk_made_in_one_thread_is_used_in_another(fake: FakeDoor) -> None:
     assert made[0].read(0, 512) == bytes(512)
 
 
+@pytest.mark.fault(60)
 def test_closing_ends_the_waits_of_other_threads(fake: FakeDoor) -> None:
     disk = opened(fake)
     fake.device.hold = True

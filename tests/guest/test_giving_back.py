@@ -20,6 +20,7 @@ def _in_transfer(process: subprocess.Popen[bytes]) -> bool:
     return machine.driver(DISK) == "vfio-pci"
 
 
+@pytest.mark.fault(43)
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_in_a_read_ends_it_and_gives_the_disk_back(signum: int, status: int) -> None:
     process = start("read", DISK, "0", "16M")
@@ -32,6 +33,7 @@ def test_a_signal_in_a_read_ends_it_and_gives_the_disk_back(signum: int, status:
     given_back(DISK)
 
 
+@pytest.mark.fault(43)
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_in_a_write_ends_it_and_gives_the_disk_back(signum: int, status: int) -> None:
     process = start("write", DISK, "0")
@@ -52,6 +54,7 @@ def test_a_signal_while_the_disk_is_being_taken_is_not_too_early() -> None:
     given_back(DISK)
 
 
+@pytest.mark.fault(50)
 def test_a_broken_pipe_is_quiet_and_gives_the_disk_back() -> None:
     process = start("read", DISK, "0", "16M")
     assert process.stdout is not None
@@ -63,6 +66,7 @@ def test_a_broken_pipe_is_quiet_and_gives_the_disk_back() -> None:
     given_back(DISK)
 
 
+@pytest.mark.fault(44)
 def test_a_second_process_is_refused_and_told_who_has_the_disk() -> None:
     process = start("write", DISK, "0")
     assert machine.wait_for(lambda: _in_transfer(process))
@@ -83,6 +87,7 @@ def test_an_exception_in_the_callers_code_gives_the_disk_back() -> None:
     given_back(DISK)
 
 
+@pytest.mark.fault(60)
 def test_a_disk_that_was_never_closed_is_given_back_at_exit() -> None:
     code = f"import hwloop\ndisk = hwloop.open('{DISK}')\ndisk.submit_read(0, 4096)\n"
     result = subprocess.run(["python3", "-c", code], capture_output=True, timeout=60, check=False)
@@ -98,6 +103,7 @@ def _kill_with_its_guardian(process: subprocess.Popen[bytes]) -> None:
     process.wait(30)
 
 
+@pytest.mark.fault(42)
 def test_a_killed_process_and_guardian_are_cleaned_up_by_restore() -> None:
     process = start("write", DISK, "0")
     assert machine.wait_for(lambda: _in_transfer(process))
@@ -110,6 +116,7 @@ def test_a_killed_process_and_guardian_are_cleaned_up_by_restore() -> None:
     given_back(DISK)
 
 
+@pytest.mark.fault(42)
 def test_a_killed_process_and_guardian_are_cleaned_up_by_the_next_command() -> None:
     process = start("write", DISK, "0")
     assert machine.wait_for(lambda: _in_transfer(process))

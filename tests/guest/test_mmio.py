@@ -113,6 +113,7 @@ def test_the_registers_have_the_version_that_was_asked_for() -> None:
 # --- A node that the kernel's driver holds ----------------------------------------------------------------------------
 
 
+@pytest.mark.fault(38)
 def test_a_node_with_a_driver_is_refused_and_stays_as_it_was() -> None:
     before = read_as_the_kernel_does(0, 4096)
     refused = hwloop("read", TARGET, "0", "512")
@@ -170,6 +171,7 @@ def test_a_node_without_a_driver_needs_no_option_and_stays_without() -> None:
     given_back()
 
 
+@pytest.mark.fault(43)
 @not_on_arm
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_in_a_write_ends_it_and_gives_the_node_back(signum: int, status: int) -> None:
@@ -180,9 +182,12 @@ def test_a_signal_in_a_write_ends_it_and_gives_the_node_back(signum: int, status
     given_back()
 
 
-def test_a_killed_process_is_cleaned_up_by_restore() -> None:
+@pytest.mark.fault(42)
+def test_a_killed_process_and_guardian_are_cleaned_up_by_restore() -> None:
     process = start("write", UNBIND, "0")
-    assert machine.wait_for(lambda: not held())
+    assert machine.wait_for(lambda: not held() and machine.guardians_of(process.pid))
+    for pid in machine.guardians_of(process.pid):
+        os.kill(pid, signal.SIGKILL)
     process.kill()
     process.wait(30)
     assert not held()
@@ -206,6 +211,7 @@ def test_two_disks_of_one_page_of_registers_are_open_at_once() -> None:
     given_back()
 
 
+@pytest.mark.fault(38)
 def test_a_page_of_which_a_driver_holds_a_part_is_an_error_that_names_the_part() -> None:
     mate = node_of(MATES[0])
     assert claim.restore(mate, bus="platform") == "virtio-mmio"
@@ -220,6 +226,7 @@ def test_a_page_of_which_a_driver_holds_a_part_is_an_error_that_names_the_part()
 # --- Where no disk is -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(37)
 def test_a_slot_without_a_device_is_an_error_that_says_so() -> None:
     empty = address_of(MATES[-1] + 1)
     claim.bind_lastingly(node_of(INDEX), None, bus="platform")

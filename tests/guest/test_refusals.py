@@ -60,6 +60,7 @@ def assert_refused(reason: str) -> None:
     assert sha256(node()) == before
 
 
+@pytest.mark.fault(46)
 def test_a_mounted_disk_is_refused() -> None:
     with mounted(node()):
         assert_refused(f"mount@{machine.disk_name(DISK)}:/tmp/mnt")
@@ -69,6 +70,7 @@ def test_a_mounted_disk_is_refused() -> None:
         assert "were not read" in shown.stdout.decode()
 
 
+@pytest.mark.fault(46)
 def test_a_disk_mounted_only_in_another_namespace_is_refused() -> None:
     script = f"mkdir -p /tmp/ns && mount -o ro {node()} /tmp/ns && echo up && exec sleep 1000"
     with subprocess.Popen(["unshare", "-m", "sh", "-c", script], stdout=subprocess.PIPE) as process:
@@ -80,6 +82,7 @@ def test_a_disk_mounted_only_in_another_namespace_is_refused() -> None:
             process.kill()
 
 
+@pytest.mark.fault(46)
 def test_a_disk_that_is_the_root_of_a_system_is_refused() -> None:
     """A process whose root file system is the disk, as after booting from it."""
     with mounted_writable(node()) as root:
@@ -109,6 +112,7 @@ def mounted_writable(device: str) -> Iterator[Path]:
         run("umount", str(place))
 
 
+@pytest.mark.fault(46)
 def test_a_disk_in_use_by_device_mapper_is_refused() -> None:
     run("modprobe", "dm-mod")
     run("dmsetup", "create", "hwlooptest", "--noudevsync", "--noudevrules", "--table", f"0 2048 linear {node()} 0")
@@ -118,6 +122,7 @@ def test_a_disk_in_use_by_device_mapper_is_refused() -> None:
         run("dmsetup", "remove", "--noudevsync", "hwlooptest")
 
 
+@pytest.mark.fault(46)
 def test_a_disk_that_another_program_opened_exclusively_is_refused() -> None:
     fd = os.open(node(), os.O_RDONLY | os.O_EXCL)
     try:
@@ -126,6 +131,7 @@ def test_a_disk_that_another_program_opened_exclusively_is_refused() -> None:
         os.close(fd)
 
 
+@pytest.mark.fault(46)
 def test_a_disk_under_a_loop_device_is_refused() -> None:
     run("modprobe", "loop")
     run("losetup", "-r", "/dev/loop0", node())
@@ -135,6 +141,7 @@ def test_a_disk_under_a_loop_device_is_refused() -> None:
         run("losetup", "-d", "/dev/loop0")
 
 
+@pytest.mark.fault(46)
 def test_swap_is_refused() -> None:
     run("mkswap", node())
     run("swapon", node())
@@ -144,6 +151,7 @@ def test_swap_is_refused() -> None:
         run("swapoff", node())
 
 
+@pytest.mark.fault(46)
 def test_a_mounted_partition_is_refused_by_its_name() -> None:
     table = bytearray(512)
     struct.pack_into("<BBBBBBBBII", table, 446, 0, 0, 0, 0, 0x83, 0, 0, 0, 2048, 8192)

@@ -35,6 +35,7 @@ from tests.qemu.conftest import CONTENT
 Start = Callable[..., tuple[QemuPlace, QemuMachine]]
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("options", [{}, {"machine": "microvm"}, {"machine": "virt"}], ids=str)
 def test_a_disk_that_grows_counts_its_configuration_and_interrupts(start: Start, options: dict[str, str]) -> None:
     place, machine = start(**options)
@@ -155,6 +156,7 @@ def test_a_disk_is_plugged_in_driven_and_unplugged(slot: Slot) -> None:
     assert slot.functions() == []
 
 
+@pytest.mark.fault(8)
 def test_a_disk_that_is_unplugged_while_it_is_driven_is_lost_and_can_be_closed(slot: Slot) -> None:
     plug(slot)
     transport, hal = open_behind(slot)

@@ -88,6 +88,7 @@ def logged(folder: Path, *, flushes: bool = True, packed: bool = False) -> Itera
             yield Rig(disk, log)
 
 
+@pytest.mark.fault(57)
 @pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 def test_faults_57_what_was_flushed_is_there_whenever_the_power_fails(packed: bool, tmp_path: Path) -> None:
     with logged(tmp_path, packed=packed) as rig:
@@ -97,6 +98,7 @@ def test_faults_57_what_was_flushed_is_there_whenever_the_power_fails(packed: bo
         assert len(rig.history.writes) > ROUNDS
 
 
+@pytest.mark.fault(56)
 def test_faults_56_what_was_not_flushed_may_be_lost(tmp_path: Path) -> None:
     """The last writes are behind the last flush, and a flush that covered them would not have been kept."""
     with logged(tmp_path) as rig:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -23,23 +26,75 @@ from tests.qemu.conftest import CONTENT
 MIB = 1 << 20
 
 
-@pytest.fixture
-def failing(image: Path) -> Iterator[VirtioBlk]:
-    """Reads of sector 7 fail once."""
+@contextmanager
+def failing_disk(image: Path, *rules: str, policy: str = "rerror=report,werror=report") -> Iterator[Failing]:
+    """A disk behind blkdebug with `rules` of what fails."""
+    injected = "".join(
+        f",inject-error.{number}.{part}" for number, rule in enumerate(rules) for part in rule.split(",")
+    )
     arguments = [
-        "-blockdev", f"driver=blkdebug,node-name=debug,image.driver=file,image.filename={image},"
-        "inject-error.0.event=read_aio,inject-error.0.iotype=read,inject-error.0.errno=5,"
-        "inject-error.0.sector=7,inject-error.0.once=on",
+        "-blockdev", f"driver=blkdebug,node-name=debug,image.driver=file,image.filename={image}{injected}",
         # Directly under the device, blkdebug injects nothing.
         "-blockdev", "driver=raw,node-name=disk0,file=debug",
-        "-device", "virtio-blk-pci,drive=disk0,disable-legacy=on,rerror=report,werror=report",
+        "-device", f"virtio-blk-pci,drive=disk0,disable-legacy=on,{policy}",
     ]  # fmt: skip
     with QemuMachine(MACHINES["q35"], arguments) as machine:
         opened = QemuPlace(Target("qemu", str(image))).reach(machine)
-        with opened, VirtioBlk(opened.transport, opened.hal) as disk:
-            yield disk
+        with opened, VirtioBlk(opened.transport, opened.hal, request_seconds=1) as disk:
+            yield Failing(machine, disk)
 
 
+@dataclass(frozen=True)
+class Failing:
+    machine: QemuMachine
+    disk: VirtioBlk
+
+
+@pytest.fixture
+def failing(image: Path) -> Iterator[VirtioBlk]:
+    """Reads of sector 7 fail once."""
+    with failing_disk(image, "event=read_aio,iotype=read,errno=5,sector=7,once=on") as found:
+        yield found.disk
+
+
+@pytest.mark.fault(15)
+def test_a_full_back_end_is_an_io_error_that_says_what_virtio_cannot(image: Path) -> None:
+    """There is no status for a full back end, so ENOSPC of its own would be a guess (VIRTIO 1.4, 5.2.6)."""
+    with failing_disk(image, "event=write_aio,iotype=write,errno=28,once=on") as found:
+        with pytest.raises(IoError, match="OUT at sector 3: the device reports an I/O error") as caught:
+            found.disk.write(3, bytes(512))
+        assert caught.value.errno == errno.EIO
+        found.disk.write(3, bytes(512))
+        assert found.machine.qmp.execute("query-status")["running"]
+
+
+@pytest.mark.fault(16, 1)
+def test_a_machine_that_stops_at_a_full_back_end_costs_the_deadline(image: Path) -> None:
+    """QEMU's own policy is to stop the machine and to keep the request for later."""
+    rule = "event=write_aio,iotype=write,errno=28"
+    with failing_disk(image, rule, policy="rerror=auto,werror=auto") as found:
+        with pytest.raises(DeadlineExpired, match="a request to complete"):
+            found.disk.write(3, bytes(512))
+        status = found.machine.qmp.execute("query-status")
+        assert (status["running"], status["status"]) == (False, "io-error")
+
+
+@pytest.mark.fault(55)
+def test_a_machine_that_is_stopped_and_goes_on_loses_nothing(image: Path) -> None:
+    place = QemuPlace(Target("qemu", str(image)))
+    with place.open_machine() as machine:
+        opened = place.reach(machine)
+        with opened, VirtioBlk(opened.transport, opened.hal, request_seconds=20) as disk:
+            machine.qmp.execute("stop")
+            token = disk.submit_write(9, b"s" * 512)
+            with pytest.raises(hwloop.DriverError, match="has not completed"):
+                disk.complete(token)
+            machine.qmp.execute("cont")
+            disk.wait(token)
+            assert disk.read(9, 512) == b"s" * 512
+
+
+@pytest.mark.fault(14)
 def test_a_read_that_fails_is_an_error_of_that_request_only(failing: VirtioBlk) -> None:
     with pytest.raises(IoError) as caught:
         failing.read(7, 512)
@@ -65,6 +120,7 @@ def disk_of(machine: QemuMachine, image: Path) -> VirtioBlk:
     return VirtioBlk(opened.transport, opened.hal, request_seconds=5)
 
 
+@pytest.mark.fault(1, 62)
 def test_a_qemu_that_is_stopped_is_given_up_after_a_deadline(machine: QemuMachine, image: Path) -> None:
     disk = disk_of(machine, image)
     os.kill(qemu_of(machine, disk), signal.SIGSTOP)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from hwloop import vm
-from tests import doors
+from tests import doors, faults
 
 MIB = 1 << 20
 
@@ -29,16 +30,20 @@ def run_in_guest(
     mmio_version: int | None = None,
 ) -> None:
     """Run the tests of these files in one guest; their report appears in ours. Asserts that all of them passed."""
+    if share is None:
+        with tempfile.TemporaryDirectory() as folder:
+            run_in_guest(*files, disks=disks, qemu=qemu, share=Path(folder), machine=machine, mmio_version=mmio_version)
+        return
     paths = [f"tests/guest/{file}" for file in files]
-    noted = ["HWLOOP_DOORS=/share/doors.jsonl"] if share is not None else []
+    noted = ["HWLOOP_DOORS=/share/doors.jsonl", "HWLOOP_FAULTS=/share/faults.jsonl"]
     noted += [f"HWLOOP_MACHINE={machine}", f"HWLOOP_MMIO_VERSION={mmio_version or ''}"]
     noted.append(f"HWLOOP_KILLS={os.environ.get('HWLOOP_KILLS', '3')}")
     command = ["env", "HWLOOP_GUEST=1", *noted, "pytest", "-v", "--durations=12", "-p", "no:cacheprovider", *paths]
     result = vm.run(
         command, disks=disks, qemu=qemu or [], share=share, machine=machine, mmio_version=mmio_version, timeout=900
     )
-    if share is not None:
-        doors.merge(share / "doors.jsonl")
+    doors.merge(share / "doors.jsonl")
+    faults.merge(share / "faults.jsonl")
     sys.stdout.write(_text(result.stdout))
     sys.stderr.write(_text(result.stderr))
     assert result.returncode == 0, f"tests failed in the guest; it said:\n{_text(result.stdout)[-6000:]}"

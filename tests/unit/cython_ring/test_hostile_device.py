@@ -32,6 +32,7 @@ def broken_by(loop: Loopback) -> RingBroken:
     return caught.value
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize("used_id", [8, 9, 0xFFFF, 0x10000, 0x80000000, 0xFFFFFFFF])
 def test_a_used_id_out_of_range_breaks_the_ring_whatever_its_low_16_bits_say(used_id: int) -> None:
     loop = with_one_request()
@@ -40,6 +41,7 @@ def test_a_used_id_out_of_range_breaks_the_ring_whatever_its_low_16_bits_say(use
     assert (error.kind, error.id, error.length, error.index) == ("used id out of range", used_id, 5, 0)
 
 
+@pytest.mark.fault(20)
 @pytest.mark.parametrize(("used_id", "what"), [(1, "mid-chain"), (2, "the last of a chain"), (3, "free"), (7, "free")])
 def test_a_used_id_that_heads_no_chain_breaks_the_ring(used_id: int, what: str) -> None:
     loop = with_one_request()
@@ -47,6 +49,7 @@ def test_a_used_id_that_heads_no_chain_breaks_the_ring(used_id: int, what: str) 
     assert broken_by(loop).kind == "used id not outstanding", what
 
 
+@pytest.mark.fault(20)
 def test_a_used_id_that_comes_twice_breaks_the_ring() -> None:
     loop = Loopback(8)
     for token in "ab":
@@ -82,6 +85,7 @@ def test_a_used_length_up_to_the_writable_bytes_is_believed(length: int) -> None
     assert loop.driver.pop() == ("token", length)
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("length", [514, 529, 0x10000, 0x80000000, 0xFFFFFFFF])
 def test_a_used_length_over_the_writable_bytes_breaks_the_ring(length: int) -> None:
     loop = with_one_request()
@@ -105,6 +109,7 @@ def test_a_used_length_is_believed_up_to_32_bits_when_all_of_4_gib_is_writable()
     assert loop.driver.pop() == ("token", 0xFFFFFFFF)
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("used_idx", [2, 8, 9, 0x8000, 0xFFFF])
 def test_a_used_index_ahead_of_what_is_outstanding_breaks_the_ring(used_idx: int) -> None:
     loop = with_one_request()
@@ -113,6 +118,7 @@ def test_a_used_index_ahead_of_what_is_outstanding_breaks_the_ring(used_idx: int
     assert (error.kind, error.index) == ("used index jumped", used_idx)
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize("first_index", [0, 65534])
 def test_a_used_index_that_goes_back_breaks_the_ring(first_index: int) -> None:
     loop = Loopback(8, first_index=first_index)
@@ -160,6 +166,7 @@ def test_a_dump_of_a_ring_whose_used_index_is_garbage_is_bounded() -> None:
     assert len(loop.driver.dump()["shared"]["used_waiting"]) == 8
 
 
+@pytest.mark.fault(25)
 @pytest.mark.parametrize("seed", range(5))
 def test_a_device_that_rewrites_the_table_and_the_available_ring_changes_nothing(seed: int) -> None:
     noise = random.Random(seed)

@@ -27,6 +27,7 @@ def broken_by(loop: PackedLoopback) -> RingBroken:
     return caught.value
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize("used_id", [7, 8, 0x8000, 0xFFFF])
 def test_a_used_id_out_of_range_breaks_the_ring(used_id: int) -> None:
     loop = with_one_request()
@@ -42,6 +43,7 @@ def test_a_used_id_that_heads_no_chain_breaks_the_ring(used_id: int) -> None:
     assert broken_by(loop).kind == "used id not outstanding"
 
 
+@pytest.mark.fault(20, 24)
 def test_a_used_id_that_comes_twice_breaks_the_ring() -> None:
     loop = PackedLoopback(7)
     for token in "ab":
@@ -68,6 +70,7 @@ def test_nothing_can_be_used_before_anything_was_published() -> None:
     assert broken_by(loop).kind == "used id not outstanding"
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize("flags", [0, AVAIL, USED, WRITE, USED | WRITE, 0x7F7F])
 def test_flags_of_another_turn_or_half_of_them_are_no_completion(flags: int) -> None:
     loop = with_one_request()
@@ -78,6 +81,7 @@ def test_flags_of_another_turn_or_half_of_them_are_no_completion(flags: int) -> 
     assert loop.driver.pop() == ("token", 5)
 
 
+@pytest.mark.fault(24)
 def test_marks_that_lie_about_the_wrap_counter_complete_nothing_in_the_second_turn() -> None:
     loop = PackedLoopback(3)
     for _ in range(3):
@@ -99,6 +103,7 @@ def test_other_flags_in_a_used_descriptor_mean_nothing() -> None:
     assert loop.driver.pop() == ("token", 9)
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("length", [514, 529, 0x10000, 0x80000000, 0xFFFFFFFF])
 def test_a_used_length_over_the_writable_bytes_breaks_the_ring(length: int) -> None:
     loop = with_one_request()
@@ -117,6 +122,7 @@ def test_with_the_quirk_or_without_the_write_flag_a_used_length_is_clamped(lengt
     assert loop.driver.pop() == ("token", believed)
 
 
+@pytest.mark.fault(25)
 def test_descriptors_that_the_device_rewrites_change_nothing_of_ours() -> None:
     loop = with_one_request()
     before = loop.driver.dump()["outstanding"][0]["descriptors"]

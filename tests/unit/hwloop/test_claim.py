@@ -324,6 +324,7 @@ def _impatient(bind: Any) -> Any:
     return lambda sysfs, address, driver, *, bus: bind(sysfs, address, driver, 0.05, bus=bus)
 
 
+@pytest.mark.fault(54, over="machine")
 def test_an_override_that_does_not_stay_is_noticed_before_the_unbind(fake: FakeSysfs, run_dir: Path) -> None:
     fake.override_lost = True
     with pytest.raises(BindError, match="somebody else manages this device"):
@@ -342,6 +343,7 @@ def test_a_node_that_does_not_come_gives_the_function_back(
     as_before(fake, run_dir)
 
 
+@pytest.mark.fault(53, over="machine")
 def test_an_unbind_that_hangs_is_given_up_and_repaired_later(fake: FakeSysfs, run_dir: Path) -> None:
     fake.unbind_hangs = True
     with pytest.raises(BindTimeout):
@@ -369,6 +371,7 @@ def test_the_entry_of_a_device_that_was_unplugged_is_told_once(fake: FakeSysfs, 
     assert dict(restore_all(fake.sysfs, run_dir)) == {}
 
 
+@pytest.mark.fault(59, over="machine")
 def test_a_child_of_the_process_that_took_it_does_not_give_it_back(fake: FakeSysfs, run_dir: Path) -> None:
     with take(fake, run_dir) as claim:
         child = os.fork()

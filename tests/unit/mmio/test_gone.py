@@ -40,6 +40,7 @@ def region(request: pytest.FixtureRequest, file: Path) -> Iterator[MappedRegion]
         yield region
 
 
+@pytest.mark.fault(10, over="machine")
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_read_of_what_has_gone_is_an_error(region: MappedRegion, file: Path, suffix: str) -> None:
     cut(file)
@@ -48,6 +49,7 @@ def test_a_read_of_what_has_gone_is_an_error(region: MappedRegion, file: Path, s
     assert caught.value.errno == errno.ENODEV
 
 
+@pytest.mark.fault(10, over="machine")
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_write_to_what_has_gone_is_an_error(region: MappedRegion, file: Path, suffix: str) -> None:
     cut(file)

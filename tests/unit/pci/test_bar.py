@@ -243,6 +243,7 @@ def test_whichever_access_fails_everything_is_put_back(fail_at: int) -> None:
 # --- Types that cannot be ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(32)
 @pytest.mark.parametrize("low", [0x4, 0xC])
 def test_a_64_bit_bar_at_the_last_index_is_an_error_and_nothing_is_written(low: int) -> None:
     fake = function_with(MemoryBar(0, Width32, False, 0xFE00_0000, 0x1000))

@@ -92,6 +92,7 @@ def test_every_place_there_is_can_have_a_capability() -> None:
     assert len(places) == 48
 
 
+@pytest.mark.fault(29)
 @pytest.mark.parametrize("pointer", [0x04, 0x10, 0x3C, 0x3F])
 def test_a_pointer_into_the_header_is_an_error_that_says_where_it_was(pointer: int) -> None:
     config = with_list((0x40, bytes([9, pointer, 0, 0])))
@@ -106,6 +107,7 @@ def test_a_first_pointer_into_the_header_is_an_error() -> None:
         list(with_list((0x40, b"\x09\0\0\0"), first=0x34).capabilities())
 
 
+@pytest.mark.fault(29)
 @pytest.mark.parametrize("back_to", [0x40, 0x50, 0x60])
 def test_a_list_that_comes_back_is_an_error_and_not_a_loop(back_to: int) -> None:
     config = with_list((0x40, b"\x09\x50\0\0"), (0x50, b"\x09\x60\0\0"), (0x60, bytes([9, back_to, 0, 0])))

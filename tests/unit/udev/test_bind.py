@@ -76,6 +76,7 @@ def test_a_probe_that_fails_is_found_out_by_reading_the_link(fake: FakeSysfs) ->
         bind(fake.sysfs, DISK, "vfio-pci", SHORT)
 
 
+@pytest.mark.fault(54)
 def test_another_driver_that_takes_the_device_is_named(fake: FakeSysfs) -> None:
     fake.add_driver("greedy")
     fake.stolen_by = "greedy"
@@ -83,6 +84,7 @@ def test_another_driver_that_takes_the_device_is_named(fake: FakeSysfs) -> None:
         bind(fake.sysfs, DISK, "vfio-pci", SHORT)
 
 
+@pytest.mark.fault(54)
 def test_an_override_that_does_not_stay_is_found_out_before_the_old_driver_lets_go(fake: FakeSysfs) -> None:
     fake.override_lost = True
     with pytest.raises(BindError, match="driver_override was set to vfio-pci and reads None"):
@@ -90,6 +92,7 @@ def test_an_override_that_does_not_stay_is_found_out_before_the_old_driver_lets_
     assert current_driver(fake.sysfs, DISK) == "virtio-pci"
 
 
+@pytest.mark.fault(53)
 def test_a_driver_that_never_lets_go_is_a_timeout_that_says_so(fake: FakeSysfs) -> None:
     fake.unbind_hangs = True
     with pytest.raises(BindTimeout, match="driver virtio-pci did not let go within") as caught:
@@ -97,6 +100,7 @@ def test_a_driver_that_never_lets_go_is_a_timeout_that_says_so(fake: FakeSysfs) 
     assert caught.value.errno == errno.ETIMEDOUT
 
 
+@pytest.mark.fault(53)
 def test_a_hung_device_shows_no_driver_and_is_still_not_taken_for_unbound(fake: FakeSysfs) -> None:
     fake.unbind_hangs = True
     for _ in range(2):

@@ -102,6 +102,7 @@ def test_a_range_behind_the_end_is_a_usage_error_and_makes_no_file(
     assert machine.given_back()
 
 
+@pytest.mark.fault(50)
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -153,6 +154,7 @@ def test_a_file_is_written(machine: Machine, tmp_path: Path, capfd: pytest.Captu
     assert "1048576 bytes (1 MiB) written" in capfd.readouterr().err
 
 
+@pytest.mark.fault(50)
 def test_a_file_that_does_not_fit_is_refused_before_the_first_byte(machine: Machine, tmp_path: Path) -> None:
     before = bytes(machine.disk.data)
     source = tmp_path / "in"
@@ -161,6 +163,7 @@ def test_a_file_that_does_not_fit_is_refused_before_the_first_byte(machine: Mach
     assert machine.disk.data == before
 
 
+@pytest.mark.fault(50)
 def test_a_pipe_that_does_not_fit_writes_what_fits_and_says_so(
     machine: Machine, stdin: io.BufferedWriter, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -211,6 +211,7 @@ IN_USE: list[tuple[str, dict[str, Any], type[DeviceError], str]] = [
 ]
 
 
+@pytest.mark.fault(62, over="svirtb")
 @pytest.mark.parametrize(("name", "faults", "error", "words"), IN_USE, ids=[case[0] for case in IN_USE])
 def test_a_device_that_breaks_the_rules_in_use_is_caught_and_can_be_used_again(
     name: str, faults: dict[str, Any], error: type[DeviceError], words: str

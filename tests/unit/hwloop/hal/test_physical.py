@@ -53,6 +53,7 @@ def test_an_address_is_the_frame_and_the_place_in_the_page(tmp_path: Path) -> No
         assert pagemap.physical_address(0x11000) == 0x5678_000, "the other bits are no part of the frame number"
 
 
+@pytest.mark.fault(39, over="uio")
 def test_a_frame_number_of_zero_is_an_error_and_never_an_address(tmp_path: Path) -> None:
     with (
         pagemap_file(tmp_path, PRESENT) as pagemap,
@@ -99,6 +100,7 @@ def test_memory_is_zeroed_whole_huge_pages_at_addresses_the_kernel_told(pagemap:
         assert ctypes.string_at(memory.address, memory.size).count(0) == memory.size
 
 
+@pytest.mark.fault(59, over="uio")
 def test_memory_is_locked_and_no_child_inherits_it(pagemap: PaperPagemap) -> None:
     with PhysicalMemory(HUGE_PAGE, pagemap) as memory:
         (flags,) = [line for line in _smaps_of(memory.address) if line.startswith("VmFlags:")]
@@ -137,6 +139,7 @@ def test_memory_whose_addresses_are_not_known_is_not_kept(pagemap: PaperPagemap,
     assert mapped() == before
 
 
+@pytest.mark.fault(52, over="uio")
 def test_without_a_free_huge_page_the_command_that_makes_some_is_named(
     pagemap: PaperPagemap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +161,7 @@ def test_a_kernel_without_huge_pages_says_its_reason(pagemap: PaperPagemap, monk
     assert caught.value.errno == errno.ENODEV
 
 
+@pytest.mark.fault(52, over="uio")
 def test_memory_that_may_not_be_locked_names_the_limit(pagemap: PaperPagemap, monkeypatch: pytest.MonkeyPatch) -> None:
     class Library:
         def mlock(self, *arguments: object) -> int:
@@ -169,6 +173,7 @@ def test_memory_that_may_not_be_locked_names_the_limit(pagemap: PaperPagemap, mo
         PhysicalMemory(1, pagemap)
 
 
+@pytest.mark.fault(39, over="uio")
 def test_a_page_that_moved_is_noticed(pagemap: PaperPagemap) -> None:
     with PhysicalMemory(HUGE_PAGE, pagemap) as memory:
         memory.verify()
@@ -220,6 +225,7 @@ def test_more_than_a_huge_page_of_pages_apart_is_refused(pagemap: PaperPagemap, 
         hal.dma_alloc(1, BufferDirection.Both)
 
 
+@pytest.mark.fault(39, over="uio")
 def test_memory_that_moved_is_not_handed_out_and_not_lost(pagemap: PaperPagemap) -> None:
     with Hal() as hal:
         _, vaddr = hal.dma_alloc(1, BufferDirection.Both)

@@ -260,6 +260,7 @@ def test_a_device_of_another_driver_says_how_to_bind_it(kernel: Kernel) -> None:
     refused(kernel, SetupError, f"hwloop bind {DISK} --driver vfio-pci")
 
 
+@pytest.mark.fault(52, over="vfio")
 def test_a_limit_of_locked_memory_is_named_with_the_command_that_raises_it(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

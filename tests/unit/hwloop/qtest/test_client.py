@@ -208,6 +208,7 @@ def test_listening_twice_asks_once(connect: Connect) -> None:
 # --- What goes wrong --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(62, over="qtest")
 @pytest.mark.parametrize(
     "answer",
     [b"FAIL Unknown command\n", b"ERR what\n", b"\n", b"OKAY\n", b"OK nonsense\n", b"OK\n", b"IRQ\nOK 0x0\n",

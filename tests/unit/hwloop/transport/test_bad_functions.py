@@ -166,6 +166,7 @@ def link(place: int, target: int) -> Callable[[BytesConfigAccess], None]:
     return lambda fake: fake.poke(_POINTER if place == _POINTER else place + 1, bytes([target]))
 
 
+@pytest.mark.fault(29)
 @pytest.mark.parametrize("way", EVERY_WAY)
 @pytest.mark.parametrize(
     ("damage", "words"),
@@ -277,6 +278,7 @@ CASES = [
 ]
 
 
+@pytest.mark.fault(30, 31, 32)
 @pytest.mark.parametrize(("name", "way"), CASES)
 def test_a_structure_that_cannot_be_used_is_an_error_of_its_kind(name: str, way: Opener) -> None:
     bad, fake = BAD[name], good_function()
@@ -329,6 +331,7 @@ def test_a_bar_of_the_reserved_type_is_an_error_before_anything_is_written(way: 
     assert fake.writes == []
 
 
+@pytest.mark.fault(32)
 @pytest.mark.parametrize("way", MODERN_WAYS)
 def test_a_memory_bar_that_nobody_gave_an_address_is_not_mapped_at_zero(way: Opener) -> None:
     fake = good_function()

@@ -147,6 +147,7 @@ def test_a_driver_that_chooses_what_is_not_offered_is_stopped_before_it_is_writt
     assert not any(step.startswith("write features") for step in transport.steps)
 
 
+@pytest.mark.fault(5)
 def test_features_that_the_device_refuses_end_in_failed() -> None:
     transport = Traced()
     transport.device.faults.refuse_features = True
@@ -182,6 +183,7 @@ def test_an_unplugged_device_is_lost_and_not_a_set_of_features() -> None:
 # --- Reset ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(4)
 def test_a_slow_reset_is_waited_for_with_nothing_but_reads_of_the_status() -> None:
     transport = Traced()
     transport.device.status = LIVE
@@ -192,6 +194,7 @@ def test_a_slow_reset_is_waited_for_with_nothing_but_reads_of_the_status() -> No
     assert not transport.reset_pending
 
 
+@pytest.mark.fault(3)
 def test_a_reset_that_never_ends_is_given_up_and_remembered() -> None:
     transport = Traced()
     transport.device.status = LIVE
@@ -234,6 +237,7 @@ def test_a_configuration_that_changes_under_us_is_read_again(races: int) -> None
     assert reads[-1] == transport.device.generation
 
 
+@pytest.mark.fault(12)
 def test_a_torn_value_is_never_returned() -> None:
     transport = Traced()
     device = transport.device
@@ -248,6 +252,7 @@ def test_a_torn_value_is_never_returned() -> None:
     assert transport.read_consistent(read) == (1 << 64) - 1
 
 
+@pytest.mark.fault(13)
 def test_a_configuration_that_never_settles_is_given_up() -> None:
     transport = Traced()
     transport.device.faults.generation_steps = -1
@@ -278,6 +283,7 @@ def without_generation() -> Traced:
     return transport
 
 
+@pytest.mark.fault(12)
 def test_without_a_generation_two_reads_in_a_row_must_agree() -> None:
     """VIRTIO 1.4, 2.5.4; the generation is not even read."""
     values = iter([1, 2, 3, 3, 4])

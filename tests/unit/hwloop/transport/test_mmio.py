@@ -475,6 +475,7 @@ def nothing_is_mapped(machine: Machine) -> None:
     UniqueMmioPointer(FakeRegion(0x200), ADDRESS, 0x200, space=machine.hal).close()
 
 
+@pytest.mark.fault(37)
 @pytest.mark.parametrize("value", [0, 0xFFFF_FFFF, 0x7669_7274, 0x7472_6977])
 def test_registers_that_do_not_begin_with_the_magic_value_are_refused(machine: Machine, value: int) -> None:
     machine.bank.magic = value
@@ -484,6 +485,7 @@ def test_registers_that_do_not_begin_with_the_magic_value_are_refused(machine: M
     assert len(machine.accesses()) == 1, "nothing else is read of what is no device"
 
 
+@pytest.mark.fault(37)
 @pytest.mark.parametrize("value", [0, 3, 0xFFFF_FFFF])
 def test_a_version_that_is_neither_1_nor_2_is_refused(machine: Machine, value: int) -> None:
     machine.bank.version = value
@@ -491,6 +493,7 @@ def test_a_version_that_is_neither_1_nor_2_is_refused(machine: Machine, value: i
     assert len(machine.accesses()) == 2
 
 
+@pytest.mark.fault(37)
 @pytest.mark.parametrize(("value", "why"), [(0, "the slot is empty"), (63, "no device has it")])
 def test_a_device_id_that_is_none_is_refused(machine: Machine, value: int, why: str) -> None:
     machine.bank.device_id = value
@@ -501,6 +504,7 @@ def test_a_device_id_that_is_none_is_refused(machine: Machine, value: int, why: 
     assert [access[1] for access in machine.accesses()] == [0, 4, 8], "of an empty slot nothing else is touched"
 
 
+@pytest.mark.fault(37)
 def test_an_address_where_nothing_answers_is_refused() -> None:
     machine = Machine(2)
     machine.hal.regions[ADDRESS] = FakeRegion(0x200, fill=0xFF)
@@ -702,7 +706,7 @@ def test_a_queue_size_that_is_no_power_of_two_is_rounded_down(version: int) -> N
     bank = FakeMmioDevice(FakeBlk(hal, features=int(FEATURES), queue_size=100), version)
     hal.regions[ADDRESS] = bank.region
     with VirtioBlk(MmioTransport(hal, ADDRESS), hal) as disk:
-        assert disk.virtqueues[0].size == 64
+        assert disk.queues[0].size == 64
 
 
 def test_the_fake_is_strict(machine: Machine) -> None:

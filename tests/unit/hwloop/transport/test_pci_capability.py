@@ -117,6 +117,7 @@ def test_a_capability_at_the_very_end_is_read_no_further_than_the_area_goes(posi
 # --- Lists that are broken --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(29)
 @pytest.mark.parametrize(
     ("pointer", "words"),
     [(0x40, "leads back"), (0x10, "in front of 0x40"), (0x3C, "in front of 0x40"), (0x04, "in front of 0x40")],
@@ -140,6 +141,7 @@ def test_the_low_bits_of_a_pointer_are_reserved_and_not_believed() -> None:
 # --- What cannot be used ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(30, 31)
 @pytest.mark.parametrize(
     ("body", "words"),
     [
@@ -185,6 +187,7 @@ def choose_quietly(capability: VirtioCapability, cfg_type: CfgType) -> bool:
         return False
 
 
+@pytest.mark.fault(33)
 @pytest.mark.parametrize("multiplier", [0, 2, 4, 4096, 1 << 31])
 def test_a_multiplier_is_zero_or_an_even_power_of_two(multiplier: int) -> None:
     (capability,) = found(function_with(notify(multiplier)))
@@ -198,6 +201,7 @@ def test_longer_than_expected_is_accepted(body: bytes) -> None:
     assert fault_of(capability, BARS) == ""
 
 
+@pytest.mark.fault(31)
 def test_the_first_that_can_be_used_is_used() -> None:
     fake = function_with(common(bar=0), common(cfg_type=6), common(offset=0x100), common(offset=0x200))
     capability = require(found(fake), BARS, CfgType.COMMON_CFG)

@@ -174,6 +174,7 @@ def test_a_queue_is_reset_where_that_was_negotiated() -> None:
     assert transport.queue_used(0)
 
 
+@pytest.mark.fault(34)
 @pytest.mark.parametrize(("features", "shape"), [(MODERN, {}), (MODERN | Feature.RING_RESET, {"common_length": 56})])
 def test_a_queue_that_cannot_be_reset_is_left_to_the_reset_of_the_device(features: int, shape: dict[str, Any]) -> None:
     """Writing 0 to queue_enable is forbidden, and a short structure has no queue_reset."""
@@ -225,6 +226,7 @@ def test_a_queue_that_the_device_does_not_have_is_the_callers_mistake() -> None:
         set_queue(machine, transport, 2)
 
 
+@pytest.mark.fault(33)
 @pytest.mark.parametrize("notify_off", [2, 0xFFFF])
 def test_a_doorbell_behind_its_structure_is_never_mapped(notify_off: int) -> None:
     machine = Machine()
@@ -234,6 +236,7 @@ def test_a_doorbell_behind_its_structure_is_never_mapped(notify_off: int) -> Non
         set_queue(machine, transport)
 
 
+@pytest.mark.fault(33)
 def test_a_huge_multiplier_does_not_wrap() -> None:
     machine = Machine()
     position = next(cap.position for cap in _virtio(machine) if cap.cfg_type == 2)
@@ -355,6 +358,7 @@ def test_a_device_without_configuration_says_so() -> None:
         transport.read_config_space(0, 1)
 
 
+@pytest.mark.fault(28)
 def test_reading_the_isr_acknowledges_both_kinds_at_once() -> None:
     machine = Machine()
     transport = begun(machine)
@@ -408,6 +412,7 @@ def test_the_configuration_takes_its_vector_before_driver_ok() -> None:
     assert not transport.ack_interrupt()
 
 
+@pytest.mark.fault(36)
 def test_a_vector_that_the_device_refuses_is_an_error() -> None:
     """VIRTIO 1.4, 4.1.5.1.2.2: it reads back as NO_VECTOR."""
     machine, transport = with_vectors()

@@ -285,6 +285,7 @@ def answer_with(sock: socket.socket, answers: list[bytes]) -> None:
         sock.shutdown(socket.SHUT_WR)
 
 
+@pytest.mark.fault(62)
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.one_of(plausible, likely, st.binary(max_size=30)), max_size=6))
 def test_whatever_a_peer_answers_is_a_typed_error_and_no_hang(answers: list[bytes]) -> None:
