@@ -135,7 +135,7 @@ class Device(Driver):
         self.lines = Lines()
         self.events = DeviceEvents(self)
         try:
-            self.negotiated = transport.begin_init(self.SUPPORTED_FEATURES)
+            self.negotiated = transport.begin_init(self._accept(self.SUPPORTED_FEATURES))
             if wait != POLL:
                 self._choose_lines(wait)
             self.events.begin()
@@ -149,6 +149,10 @@ class Device(Driver):
                 # What was wrong with it is only what a device that is gone looks like.
                 raise lost from error
             raise
+
+    def _accept(self, supported: int) -> int | Callable[[int], int]:
+        """What is accepted of a device: all of `supported`, or what a function chooses of the features offered."""
+        return supported
 
     def _mark_failed(self) -> DeviceLost | None:
         """FAILED, where the device still answers (VIRTIO 1.4, 3.1.1); the error where it does not."""

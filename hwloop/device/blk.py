@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Self
 
 from hwloop.config import ReadOnly, read_config
 from hwloop.deadline import REQUEST_SECONDS
 from hwloop.device.base import Device
+from hwloop.device.blk_cache import BlkCache
+from hwloop.device.blk_formats import ZonedModel
+from hwloop.device.blk_limits import BlkLimits, LimitsReader
 from hwloop.device.blk_protocol import (
     DEVICE_ID_BYTES,
     HEADER_BYTES,
+    STATUS_ERRORS,
     STATUS_NOT_WRITTEN,
     BlkConfig,
     RequestType,
     RespStatus,
     checked_block_size,
 )
-from hwloop.device.blk_request import Request, Slots
+from hwloop.device.blk_ranges import BlkRanges
+from hwloop.device.blk_request import DIRECTIONS, Request, Slots
+from hwloop.device.blk_zoned import BlkZones
 from hwloop.device.block import LARGEST_TRANSFER, BlockDevice
 from hwloop.device.watched import status_fault
 from hwloop.errors import HwloopError, IoError, Unsupported
 from hwloop.hal.base import BufferDirection, Hal
 from hwloop.queue import Part
-from hwloop.spec import SECTOR_SIZE, BlkFeature, Feature, PhysAddr
-from hwloop.transport.base import Transport
+from hwloop.spec import SECTOR_SIZE, BlkFeature, Feature, PhysAddr, feature_names
+from hwloop.transport.base import Transport, always_accepted
 from hwloop.waiting import POLL
 
 _MOST_REQUESTS = 256
@@ -33,7 +38,7 @@ _LEAST_DESCRIPTORS = 3
 """Header, data, status: what a read or a write needs of the queue."""
 
 
-class VirtioBlk(Device, BlockDevice):
+class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
     """The VirtIO block device driver; one request queue.
 
     `request_seconds` is how long one request may take before the device is reset and everything in flight fails.
@@ -48,6 +53,11 @@ class VirtioBlk(Device, BlockDevice):
         | BlkFeature.FLUSH
         | BlkFeature.TOPOLOGY
         | BlkFeature.CONFIG_WCE
+        | BlkFeature.DISCARD
+        | BlkFeature.WRITE_ZEROES
+        | BlkFeature.LIFETIME
+        | BlkFeature.SECURE_ERASE
+        | BlkFeature.ZONED
         | Feature.VERSION_1
         | Feature.ACCESS_PLATFORM
         | Feature.ORDER_PLATFORM
@@ -82,6 +92,23 @@ class VirtioBlk(Device, BlockDevice):
         headers = self._add_buffer(count * HEADER_BYTES, BufferDirection.DriverToDevice)
         statuses = self._add_buffer(count, BufferDirection.DeviceToDriver)
         self._slots = Slots(headers, statuses, list(range(count)))
+        reader = LimitsReader(self.negotiated, self._block_size, self._read_field)
+        self._limits = self.transport.read_consistent(lambda: reader.limits(self.max_transfer()))
+        self.read_cache_mode()
+
+    def _accept(self, supported: int) -> Callable[[int], int]:
+        """Discarding is not accepted of a host-managed zoned device (VIRTIO 1.4, 5.2.5.1)."""
+
+        def choose(offered: int) -> int:
+            chosen = offered & (supported | always_accepted(offered))
+            if chosen & BlkFeature.ZONED and self._read_field(BlkConfig.zoned_model) == ZonedModel.HOST_MANAGED:
+                chosen &= ~BlkFeature.DISCARD
+            return chosen
+
+        return choose
+
+    def _read_field(self, field: ReadOnly) -> int:
+        return read_config(self.transport, field)
 
     def _read_geometry(self) -> tuple[int, int]:
         capacity = read_config(self.transport, BlkConfig.capacity)
@@ -113,6 +140,14 @@ class VirtioBlk(Device, BlockDevice):
     def readonly(self) -> bool:
         """Whether the device refuses writes (VIRTIO_BLK_F_RO)."""
         return bool(self.negotiated & BlkFeature.RO)
+
+    @property
+    def limits(self) -> BlkLimits:
+        return self._limits
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return tuple(feature_names(self.negotiated, self.device_type()))
 
     def max_transfer(self) -> int:
         """The most bytes that one request carries; longer reads and writes are split."""
@@ -159,10 +194,14 @@ class VirtioBlk(Device, BlockDevice):
         if request.data is not None:
             request.paddr = self._share(request.data, request.kind)
             segments = self._segments(request.paddr, len(request.data))
-            if request.kind == RequestType.OUT:
+            if DIRECTIONS[request.kind] is BufferDirection.DriverToDevice:
                 readable += segments
             else:
                 writable = segments + writable
+        if request.answer is not None:
+            request.answer_paddr = self.hal.share(request.answer, BufferDirection.DeviceToDriver)
+            request.length = len(request.answer)
+            writable = [(request.answer_paddr, len(request.answer)), *writable]
         if request.kind == RequestType.IN and request.data is not None:
             request.length = len(request.data)
         self._queue.add(readable, writable, token)
@@ -203,12 +242,9 @@ class VirtioBlk(Device, BlockDevice):
                 f"{where}: the device reports success but wrote {written} of {request.length + 1} bytes",
                 section="2.7.8.2",
             )
-        if status == RespStatus.IO_ERR:
-            return IoError(f"{where}: the device reports an I/O error", section="5.2.6")
-        if status == RespStatus.UNSUPPORTED:
-            return IoError(
-                f"{where}: the device does not support this request", errno=errno.EOPNOTSUPP, section="5.2.6"
-            )
+        if status in STATUS_ERRORS:
+            code, sentence = STATUS_ERRORS[RespStatus(status)]
+            return IoError(f"{where}: {sentence}", errno=code, section="5.2.6")
         if status == STATUS_NOT_WRITTEN:
             return IoError(f"{where}: the device did not write the status of the request", section="5.2.6")
         return IoError(f"{where}: the device wrote the undefined status {status:#x}", section="5.2.6")

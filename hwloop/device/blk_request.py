@@ -13,9 +13,15 @@ from hwloop.spec import PhysAddr
 DIRECTIONS = {
     RequestType.IN: BufferDirection.DeviceToDriver,
     RequestType.GET_ID: BufferDirection.DeviceToDriver,
+    RequestType.GET_LIFETIME: BufferDirection.DeviceToDriver,
+    RequestType.ZONE_REPORT: BufferDirection.DeviceToDriver,
     RequestType.OUT: BufferDirection.DriverToDevice,
+    RequestType.DISCARD: BufferDirection.DriverToDevice,
+    RequestType.WRITE_ZEROES: BufferDirection.DriverToDevice,
+    RequestType.SECURE_ERASE: BufferDirection.DriverToDevice,
+    RequestType.ZONE_APPEND: BufferDirection.DriverToDevice,
 }
-"""Who reads and who writes the data of a request; a flush has none."""
+"""Who reads and who writes the data of a request; the others have none."""
 
 
 @dataclass
@@ -23,8 +29,9 @@ class Request:
     """One request in flight.
 
     `data` is the caller's buffer (or ours), shared at `paddr`; `slot` which of the driver's slots it has, if any;
-    `length` what of the data the device must have written for the request to be whole. `listed` requests are those
-    that `poll` tells of; nobody asks for the result of one that is not `wanted`.
+    `length` what of the data the device must have written for the request to be whole. `answer`, shared at
+    `answer_paddr`, is what the device writes besides, in front of the status (VIRTIO 1.4, 5.2.6: append_sector).
+    `listed` requests are those that `poll` tells of; nobody asks for the result of one that is not `wanted`.
     """
 
     kind: RequestType
@@ -33,6 +40,8 @@ class Request:
     slot: int | None = None
     paddr: PhysAddr | None = None
     length: int = 0
+    answer: bytearray | None = None
+    answer_paddr: PhysAddr | None = None
     listed: bool = True
     wanted: bool = True
     error: HwloopError | None = None

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 
 from hwloop.deadline import REQUEST_SECONDS, Deadline
 from hwloop.device.base import BlockDriverOps, Driver
+from hwloop.device.blk_limits import BlkLimits
 from hwloop.device.blk_protocol import RequestType
 from hwloop.device.blk_request import DIRECTIONS, Request
+from hwloop.device.byte_access import ByteAccess
+from hwloop.device.byte_range import RangeLock
 from hwloop.device.patience import Patience
 from hwloop.errors import (
     DeviceClosed,
@@ -36,11 +39,12 @@ LARGEST_TRANSFER = 1 << 20
 _SLICE_SECONDS = 0.01
 
 
-class BlockDevice(Driver, BlockDriverOps):
+class BlockDevice(ByteAccess, Driver, BlockDriverOps):
     """A disk of requests that are submitted, complete in any order, and are known by tokens.
 
-    Positions are sectors of 512 bytes, whatever the block size; lengths are bytes, whole blocks. May be used from
-    several threads: calls that submit or complete take a lock; a wait does not hold it.
+    Positions are sectors of 512 bytes, whatever the block size; lengths are bytes, whole blocks. `pread`, `pwrite` and
+    `raw` take bytes of any alignment instead. May be used from several threads: calls that submit or complete take a
+    lock; a wait does not hold it.
 
     A subclass sets `_capacity` and `_block_size`, and puts requests on their way: the abstract methods with an
     underscore, all of which are called with the lock held.
@@ -58,6 +62,7 @@ class BlockDevice(Driver, BlockDriverOps):
         self._next_token = 1
         self._broken: str = ""
         self._cause: HwloopError | None = None
+        self._ranges = RangeLock()
 
     # --- What it is ---------------------------------------------------------------------------------------------------
 
@@ -84,6 +89,21 @@ class BlockDevice(Driver, BlockDriverOps):
     @abstractmethod
     def max_transfer(self) -> int:
         """The most bytes that one request carries, whole blocks; longer reads and writes are split."""
+
+    @property
+    def limits(self) -> BlkLimits:
+        """What the device says of its own limits, in bytes, as it was when the device was opened."""
+        return BlkLimits(self._block_size, self.max_transfer())
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of the features that were negotiated, in the order of their bits."""
+        return ()
+
+    def end_of_piece(self, position: int, end: int) -> int:
+        """Where a request that begins at byte `position` has to end, at `end` at the latest: long transfers are split
+        there."""
+        return min(end, position + self.max_transfer())
 
     @property
     @abstractmethod
@@ -168,7 +188,8 @@ class BlockDevice(Driver, BlockDriverOps):
                 raise self._not_done(token)
         if request.error is not None:
             raise request.error
-        return bytes(request.data) if request.kind in (RequestType.IN, RequestType.GET_ID) and request.data else b""
+        is_answer = DIRECTIONS.get(request.kind) is BufferDirection.DeviceToDriver
+        return bytes(request.data) if is_answer and request.data else b""
 
     def wait(self, token: int, seconds: float | None = None) -> bytes:
         """Wait for a request and take its result, as `complete`.
@@ -255,7 +276,13 @@ class BlockDevice(Driver, BlockDriverOps):
     # --- Private: submitting ------------------------------------------------------------------------------------------
 
     def _submit(
-        self, kind: RequestType, sector: int, data: bytearray | memoryview | None, *, listed: bool = True
+        self,
+        kind: RequestType,
+        sector: int,
+        data: bytearray | memoryview | None,
+        *,
+        answer: bytearray | None = None,
+        listed: bool = True,
     ) -> int:
         length = len(data) if data is not None else 0
         with self._lock:
@@ -265,7 +292,7 @@ class BlockDevice(Driver, BlockDriverOps):
                     f"{length} bytes are more than one request carries", remedy=f"split at {self.max_transfer()}"
                 )
             self._make_room(length)
-            request = Request(kind, sector, data, listed=listed)
+            request = Request(kind, sector, data, answer=answer, listed=listed)
             token = self._next_token
             self._next_token += 1
             self._in_flight[token] = request
@@ -307,12 +334,20 @@ class BlockDevice(Driver, BlockDriverOps):
     def _share(self, data: Buffer, kind: RequestType) -> PhysAddr:
         return self.hal.share(data, DIRECTIONS[kind])
 
-    def _run(self, kind: RequestType, sector: int, data: bytearray | memoryview | None) -> bytes:
-        """Submit one request, waiting for a place, and wait for its end."""
+    def _run(
+        self,
+        kind: RequestType,
+        sector: int,
+        data: bytearray | memoryview | None,
+        *,
+        answer: bytearray | None = None,
+    ) -> bytes:
+        """Submit one request, waiting for a place, and wait for its end; `answer` is filled with what the device
+        writes besides data and status."""
         patience = Patience(Deadline(self._request_seconds))
         while True:
             try:
-                token = self._submit(kind, sector, data, listed=False)
+                token = self._submit(kind, sector, data, answer=answer, listed=False)
                 break
             except QueueFull:
                 self._wait_a_little(patience)
@@ -323,10 +358,13 @@ class BlockDevice(Driver, BlockDriverOps):
             raise
 
     def _run_split(self, kind: RequestType, sector: int, view: memoryview) -> None:
-        """A transfer of any length, as requests of at most `max_transfer()` bytes, one after the other."""
-        step = self.max_transfer()
-        for offset in range(0, view.nbytes, step):
-            self._run(kind, sector + offset // SECTOR_SIZE, view[offset : offset + step])
+        """A transfer of any length, as requests that the device takes, one after the other."""
+        start = position = sector * SECTOR_SIZE
+        end = start + view.nbytes
+        while position < end:
+            stop = self.end_of_piece(position, end)
+            self._run(kind, position // SECTOR_SIZE, view[position - start : stop - start])
+            position = stop
 
     # --- Private: completing ------------------------------------------------------------------------------------------
 
@@ -349,10 +387,13 @@ class BlockDevice(Driver, BlockDriverOps):
             self._done[token] = request
 
     def _release(self, request: Request, *, copy: bool) -> None:
-        """End the sharing of a request's buffer."""
+        """End the sharing of a request's buffers."""
         if request.paddr is not None and request.data is not None:
             direction = DIRECTIONS[request.kind] if copy else BufferDirection.DriverToDevice
             self.hal.unshare(request.paddr, request.data, direction)
+        if request.answer_paddr is not None and request.answer is not None:
+            direction = BufferDirection.DeviceToDriver if copy else BufferDirection.DriverToDevice
+            self.hal.unshare(request.answer_paddr, request.answer, direction)
 
     def _completed_of(self, tokens: Collection[int]) -> list[int]:
         """Raises WrongToken when none of them has completed or is in flight."""

@@ -27,16 +27,16 @@ def read_range(disk: BlockDevice, offset: int, length: int) -> Iterator[bytes]:
         yield chunk if (low, high) == (0, len(chunk)) else chunk[low:high]
 
 
-def _read_blocks(disk: BlockDevice, start: int, end: int) -> Iterator[bytes]:
+def _read_blocks(disk: BlockDevice, position: int, end: int) -> Iterator[bytes]:
     tokens: deque[int] = deque()
-    pieces = range(start, end, disk.max_transfer())
     try:
-        while pieces or tokens:
-            pieces = pieces[_submit_reads(disk, pieces, end, tokens) :]
+        while position < end or tokens:
+            position = _submit_reads(disk, position, end, tokens)
             if not tokens:
                 # Others fill the queue: a call of its own waits for a place.
-                yield disk.read(pieces[0] // SECTOR_SIZE, _length(disk, pieces[0], end))
-                pieces = pieces[1:]
+                stop = disk.end_of_piece(position, end)
+                yield disk.read(position // SECTOR_SIZE, stop - position)
+                position = stop
                 continue
             yield disk.wait(tokens[0])
             tokens.popleft()
@@ -45,19 +45,16 @@ def _read_blocks(disk: BlockDevice, start: int, end: int) -> Iterator[bytes]:
             disk.abandon(token)
 
 
-def _submit_reads(disk: BlockDevice, pieces: range, end: int, tokens: deque[int]) -> int:
-    """Start the next reads, and return how many of the pieces that was."""
-    room = pieces[: IN_FLIGHT - len(tokens)]
-    for started, position in enumerate(room):
+def _submit_reads(disk: BlockDevice, position: int, end: int, tokens: deque[int]) -> int:
+    """Start the next reads, and return where those that were not started begin."""
+    while position < end and len(tokens) < IN_FLIGHT:
+        stop = disk.end_of_piece(position, end)
         try:
-            tokens.append(disk.submit_read(position // SECTOR_SIZE, _length(disk, position, end)))
+            tokens.append(disk.submit_read(position // SECTOR_SIZE, stop - position))
         except QueueFull:
-            return started
-    return len(room)
-
-
-def _length(disk: BlockDevice, position: int, end: int) -> int:
-    return min(disk.max_transfer(), end - position)
+            break
+        position = stop
+    return position
 
 
 # --- Writing ----------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+from hwloop.device.blk_formats import ZonedModel
 from hwloop.device.block import BlockDevice
 from hwloop.errors import HwloopError, InvalidParam, QueueFull
 from hwloop.spec import SECTOR_SIZE
@@ -38,6 +39,9 @@ class BlockWriter:
         self._position = 0
         self._head = 0
         self._tokens: deque[tuple[int, int]] = deque()
+        # A device may take requests in any order, and a zone only at its write pointer.
+        zones = disk.limits.zones
+        self._in_flight = 1 if zones is not None and zones.model is ZonedModel.HOST_MANAGED else IN_FLIGHT
         self.done = 0
 
     def __enter__(self) -> Self:
@@ -57,9 +61,12 @@ class BlockWriter:
         if not self._buffer or offset != self._position + len(self._buffer):
             self._begin(offset)
         self._buffer += data
-        step = self._disk.max_transfer()
-        while len(self._buffer) >= step:
+        while self._buffer and len(self._buffer) >= (step := self._step()):
             self._send(step)
+
+    def _step(self) -> int:
+        """How many bytes the next request carries, if there are so many."""
+        return self._disk.end_of_piece(self._position, self._disk.size()) - self._position
 
     def flush(self) -> None:
         """Send what has been put together, however little it is."""
@@ -108,7 +115,7 @@ class BlockWriter:
         if not length:
             return
         piece, count = bytes(self._buffer[:length]), length - self._head - extra
-        while len(self._tokens) >= IN_FLIGHT or not self._submit(piece, count):
+        while len(self._tokens) >= self._in_flight or not self._submit(piece, count):
             if not self._tokens:
                 # Others fill the queue: a call of its own waits for a place.
                 self._disk.write(self._position // SECTOR_SIZE, piece)

@@ -243,7 +243,7 @@ class Transport(Owner):
         return self.read_config_generation() == before, result, error
 
     def _choose(self, offered: int, supported: int | Callable[[int], int]) -> int:
-        chosen = supported(offered) if callable(supported) else offered & (supported | _always_accepted(offered))
+        chosen = supported(offered) if callable(supported) else offered & (supported | always_accepted(offered))
         unoffered = chosen & ~offered
         if unoffered:
             names = ", ".join(feature_names(unoffered, self.device_type()))
@@ -269,7 +269,7 @@ class Transport(Owner):
         )
 
 
-def _always_accepted(offered: int) -> int:
+def always_accepted(offered: int) -> int:
     """ANY_LAYOUT of a legacy device: a driver that also drives modern ones must accept it (VIRTIO 1.4, 6.3)."""
     return 0 if offered & Feature.VERSION_1 else int(Feature.ANY_LAYOUT)
 
