@@ -97,10 +97,13 @@ class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
         self.read_cache_mode()
 
     def _accept(self, supported: int) -> Callable[[int], int]:
-        """Discarding is not accepted of a host-managed zoned device (VIRTIO 1.4, 5.2.5.1)."""
+        """Discarding is not accepted of a host-managed zoned device (VIRTIO 1.4, 5.2.5.1), nor zones of a legacy one,
+        which cannot be asked whether it is (5.2.5.2)."""
 
         def choose(offered: int) -> int:
             chosen = offered & (supported | always_accepted(offered))
+            if not offered & Feature.VERSION_1:
+                return chosen & ~BlkFeature.ZONED
             if chosen & BlkFeature.ZONED and self._read_field(BlkConfig.zoned_model) == ZonedModel.HOST_MANAGED:
                 chosen &= ~BlkFeature.DISCARD
             return chosen

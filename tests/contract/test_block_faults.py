@@ -589,6 +589,7 @@ def test_a_device_of_no_queue_is_refused(fake: FakeDoor) -> None:
 def test_a_device_that_offers_every_bit_is_no_problem(fake: FakeDoor) -> None:
     opened(fake).close()
     fake.device.features = (1 << 64) - 1
+    fake.device.config += bytes(BlkConfig.zoned_model.end - len(fake.device.config))
     set_config(fake, size_max=4096)
     disk = fake.reopen()
     allowed = VirtioBlk.SUPPORTED_FEATURES | (Feature.ANY_LAYOUT if disk.transport.requires_legacy_layout() else 0)
