@@ -22,6 +22,12 @@ class Wants:
     size_max: int = 0
     seg_max: int = 126
     serial: bytes = b"HWLOOP0"
+    discard: bool = False
+    write_zeroes: bool = False
+    write_cache: str = ""
+    """The mode in which a cache begins that can be switched; "": it cannot."""
+    shape: str = ""
+    """Further options, as fake disks have them."""
 
 
 class Door(ABC):

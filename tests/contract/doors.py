@@ -14,11 +14,12 @@ from hwloop.device.blk import VirtioBlk
 from hwloop.device.fake_blk import FakeBlk
 from hwloop.hal.fake import FakeHal
 from hwloop.hal.fake_interrupt import FakeInterrupts
-from hwloop.spec import BlkFeature, Feature
+from hwloop.spec import Feature
 from hwloop.transport.base import Transport
 from hwloop.transport.fake_device import MODERN
 from hwloop.waiting import ADAPTIVE, IRQ, POLL
 from tests.contract.door import Door, Wants
+from tests.contract.fake_disks import make_fake
 from tests.contract.machines import MACHINES, WITH_LEGACY
 from tests.contract.qtest_doors import QTEST_DOORS
 from tests.contract.svirtb_doors import SvirtbDoor, TrappedDoor
@@ -42,21 +43,8 @@ class FakeDoor(Door):
         self.disk: VirtioBlk | None = None
 
     def make(self, size: int, wants: Wants) -> None:
-        features = MODERN | BlkFeature.BLK_SIZE | BlkFeature.SEG_MAX
-        features |= Feature.ANY_LAYOUT if self.machine in WITH_LEGACY else 0
-        features |= BlkFeature.FLUSH if wants.flush else 0
-        features |= BlkFeature.RO if wants.read_only else 0
-        features |= BlkFeature.SIZE_MAX if wants.size_max else 0
-        self.device = FakeBlk(
-            self.hal,
-            size,
-            features=features,
-            queue_size=wants.queue_size,
-            block_size=wants.block_size,
-            serial=wants.serial,
-            size_max=wants.size_max,
-            seg_max=wants.seg_max,
-        )
+        features = MODERN | (Feature.ANY_LAYOUT if self.name in WITH_LEGACY else 0)
+        self.device = make_fake(self.hal, size, wants, features, FakeBlk)
 
     def reopen(self) -> VirtioBlk:
         """A machine's Hal lives as long as its driver, and so does the fake one."""

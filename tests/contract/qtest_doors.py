@@ -38,7 +38,9 @@ rings all the same."""
 class QtestDoor(Door):
     """A disk image in a folder of its own, behind QEMU's virtio-blk."""
 
-    can = frozenset({"read_only", "flush", "block_size", "queue_size", "serial"})
+    can = frozenset(
+        {"read_only", "flush", "block_size", "queue_size", "serial", "discard", "write_zeroes", "write_cache"}
+    )
 
     def __init__(self, name: str, options: str) -> None:
         self.name = name

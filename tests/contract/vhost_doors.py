@@ -11,15 +11,17 @@ from functools import partial
 from pathlib import Path
 
 import hwloop
+from hwloop import testdev
 from hwloop.device.blk import VirtioBlk
 from hwloop.device.fake_blk import FakeBlk
 from hwloop.hal.fake import FakeHal
 from hwloop.qtest.process import QemuProcess
-from hwloop.spec import BlkFeature, Feature
+from hwloop.spec import Feature
 from hwloop.target import Target
 from hwloop.vhost.fake_backend import EVERYTHING, LEAST, LIKE_QEMU, FakeBackEnd
 from hwloop.vhost.messages import ProtocolFeature
 from tests.contract.door import Door, Wants
+from tests.contract.fake_disks import make_fake, options_of
 
 
 class SocketDoor(Door):
@@ -59,21 +61,8 @@ class VhostUserDoor(SocketDoor):
         self.back_end: FakeBackEnd | None = None
 
     def make(self, size: int, wants: Wants) -> None:
-        features = Feature.VERSION_1 | BlkFeature.BLK_SIZE | BlkFeature.SEG_MAX
-        features |= BlkFeature.FLUSH if wants.flush else 0
-        features |= BlkFeature.RO if wants.read_only else 0
-        features |= BlkFeature.SIZE_MAX if wants.size_max else 0
         self._largest = wants.queue_size
-        self.device = FakeBlk(
-            FakeHal(),
-            size,
-            features=features,
-            queue_size=wants.queue_size,
-            block_size=wants.block_size,
-            serial=wants.serial,
-            size_max=wants.size_max,
-            seg_max=wants.seg_max,
-        )
+        self.device = make_fake(FakeHal(), size, wants, Feature.VERSION_1, FakeBlk)
         self.back_end = FakeBackEnd(self.device, self.protocol)
         self.back_end.listen(self.path)
 
@@ -90,7 +79,7 @@ class VhostUserDoor(SocketDoor):
 class StorageDaemonDoor(SocketDoor):
     """A disk image behind qemu-storage-daemon."""
 
-    can = frozenset({"read_only", "block_size", "queue_size"})
+    can = frozenset({"read_only", "block_size", "queue_size", "discard", "write_zeroes", "write_cache"})
     lacks: Mapping[str, str] = {"serial": "every disk of qemu-storage-daemon has the same"}
 
     def make(self, size: int, wants: Wants) -> None:
@@ -113,6 +102,27 @@ class StorageDaemonDoor(SocketDoor):
         )
         arguments = ["--blockdev", node, "--export", export]
         return QemuProcess("qemu-storage-daemon", arguments, pass_fds=[listener], package="qemu-system-common")
+
+    def backing(self, offset: int, length: int) -> bytes:
+        with open(self.image, "rb", buffering=0) as image:
+            image.seek(offset)
+            return image.read(length)
+
+
+class TestdevDoor(SocketDoor):
+    """`hwloop testdev`, a process of its own, with an image."""
+
+    can = frozenset(field.name for field in fields(Wants)) - {"serial"}
+
+    def make(self, size: int, wants: Wants) -> None:
+        self._largest = wants.queue_size
+        self.image = Path(self._folder.name) / "disk.img"
+        with open(self.image, "wb") as image:
+            image.truncate(size)
+        options = options_of(wants) | {"serial": wants.serial.decode()}
+        device = testdev.start(f"{self.image}?{'&'.join(f'{key}={value}' for key, value in options.items())}")
+        self.resources.push(device)
+        self.path = device.path
 
     def backing(self, offset: int, length: int) -> bytes:
         with open(self.image, "rb", buffering=0) as image:
