@@ -21,8 +21,9 @@ JOBS ?= $(shell nproc)
 #   kmod                        depmod for the guest's kernel modules
 #   libudev1                    what pyudev calls
 #   git                         tells which files of the checkout go into the guest
+#   valgrind                    counts instructions: a request has a limit, which no load of the machine changes
 PACKAGES := python3 python3-dev python3-venv gcc libc6-dev qemu-system-x86 qemu-system-arm gcc-aarch64-linux-gnu \
-    mmdebstrap kmod libudev1 git
+    mmdebstrap kmod libudev1 git valgrind
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
@@ -79,8 +80,8 @@ tables:  ## write the tables in README.md and docs/faults.md from the last `make
 demo: build  ## boot a VM, drive a disk in it from user space, and confirm the bytes on the host
 	@$(BIN)/python -m hwloop.vm.demo
 
-bench: build  ## compare the ring with plain Python (docs/performance.md)
-	@$(BIN)/python -m bench
+bench: build  ## measure against libblkio and others, into docs/performance.md; ROWS=null,qsd for some of it
+	@$(BIN)/python -m bench $(ROWS)
 
 clean:  ## remove what was built; the VM image stays in its cache
 	rm -rf $(STAMPS) $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
