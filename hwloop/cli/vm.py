@@ -14,7 +14,7 @@ from hwloop.vm.boot import ACCELERATORS
 from hwloop.vm.bundle import SLOW_STEPS
 from hwloop.vm.bus import MMIO_VERSIONS
 from hwloop.vm.cache import Progress
-from hwloop.vm.machine import MACHINES
+from hwloop.vm.machine import KERNELS, MACHINES, OWN_KERNEL
 
 _machine = click.option(
     "--machine",
@@ -23,6 +23,14 @@ _machine = click.option(
     show_default=True,
     help="The kind of machine. q35: x86, disks on PCI behind an IOMMU. microvm: x86, disks in virtio-mmio slots; "
     "microvm-noacpi: the same, but only the kernel's command line says where. virt: ARM, disks in virtio-mmio slots.",
+)
+_kernel = click.option(
+    "--kernel",
+    type=click.Choice([OWN_KERNEL, *KERNELS]),
+    default=OWN_KERNEL,
+    show_default=True,
+    help=f"{OWN_KERNEL}: Debian 12's own. 6.12: of its backports, with vDPA (VDUSE, vhost-vdpa) and "
+    "qemu-storage-daemon.",
 )
 
 
@@ -39,11 +47,13 @@ Examples:
   hwloop vm run --disk disk.img,packed=on,num-queues=4 -- hwloop info 0000:00:05.0
   hwloop vm run --machine microvm --mmio-version 1 --disk disk.img -- hwloop list
   hwloop vm run --machine virt --disk disk.img -- uname -m
+  hwloop vm run --kernel 6.12 -- uname -r
   hwloop vm run --qemu '-device pcie-root-port,id=rp0' --disk disk.img,bus=rp0 -- lspci
 """,
     context_settings={"allow_interspersed_args": False},
 )
 @_machine
+@_kernel
 @click.option("--qemu", metavar="ARG", multiple=True, help="Arguments for QEMU, before the disks; may be given again.")
 @click.option(
     "--disk",
@@ -77,6 +87,7 @@ Examples:
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
     machine: str,
+    kernel: str,
     qemu: tuple[str, ...],
     disks: tuple[str, ...],
     mmio_version: str | None,
@@ -102,6 +113,7 @@ def run(
         share=share,
         timeout=timeout,
         machine=machine,
+        kernel=kernel,
         stdout=sys.stdout.buffer,
         stderr=sys.stderr.buffer,
         console=sys.stderr.buffer if console else None,
@@ -116,11 +128,12 @@ def run(
 
 @group.command()
 @_machine
+@_kernel
 @click.option("--force", is_flag=True, help="Build everything again, from packages of today.")
-def build(machine: str, force: bool) -> None:
+def build(machine: str, kernel: str, force: bool) -> None:
     """Build the VM's image, or what is missing of it, and say where it is and how big."""
     with _display() as progress:
-        guest = vm.build(machine, force=force, progress=progress)
+        guest = vm.build(machine, kernel=kernel, force=force, progress=progress)
     click.echo(f"kernel  {guest.image.kernel_release}, Python {guest.image.python}")
     click.echo(f"image   {guest.image.folder.parent}")
     click.echo(f"size    {guest.size / (1 << 20):.0f} MiB loaded at each start")

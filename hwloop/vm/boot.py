@@ -18,7 +18,7 @@ from hwloop.vm.cache import Cache, Progress, quiet
 from hwloop.vm.disk import Disk
 from hwloop.vm.errors import BadOption, GuestFailed, GuestTimeout, MissingFile
 from hwloop.vm.launcher import Conversation, FileSink, Qemu, Sink
-from hwloop.vm.machine import Machine, common_arguments
+from hwloop.vm.machine import OWN_KERNEL, Machine, common_arguments, with_kernel
 from hwloop.vm.machine import machine as machine_of
 
 SHARE = "/share"
@@ -71,6 +71,7 @@ def run(
     share: str | os.PathLike[str] | None = None,
     timeout: float = 600.0,
     machine: str = "q35",
+    kernel: str = OWN_KERNEL,
     stdout: BinaryIO | None = None,
     stderr: BinaryIO | None = None,
     console: BinaryIO | None = None,
@@ -85,13 +86,14 @@ def run(
 
     `disks` are as for `--disk` and `qemu` as for `--qemu`. Output goes to `stdout` and `stderr` as it comes, and into
     the result for the one that is None; `console` gets the kernel's console. `timeout` in seconds is for boot and
-    command, not for building what the cache lacks. The command has no standard input. `mmio_version` is 1 or 2, for a
-    machine whose disks are virtio-mmio; None is 2. `layers` are archives of files that the guest has besides its own
-    (`cpio.Writer`), a later one over an earlier one.
+    command, not for building what the cache lacks. The command has no standard input. `kernel` is one of
+    `machine.KERNELS`, or Debian 12's own. `mmio_version` is 1 or 2, for a machine whose disks are virtio-mmio; None is
+    2. `layers` are archives of files that the guest has besides its own (`cpio.Writer`), a later one over an earlier
+    one.
 
     Raises BadOption, MissingFile, MissingTool, BuildFailed, GuestTimeout, GuestFailed.
     """
-    kind = machine_of(machine)
+    kind = with_kernel(machine_of(machine), kernel)
     setup = _check(command, disks, qemu, append, share, timeout, memory, smp, accel)
     setup = replace(setup, mmio_version=mmio_version)
     _check_accelerator(accel, kind)

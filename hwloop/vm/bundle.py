@@ -13,7 +13,7 @@ from typing import BinaryIO
 from hwloop.vm import checkout, image, overlay, site_packages, sysroot
 from hwloop.vm.cache import Cache, Progress, quiet
 from hwloop.vm.image import Image
-from hwloop.vm.machine import Machine
+from hwloop.vm.machine import OWN_KERNEL, Machine, with_kernel
 from hwloop.vm.machine import machine as machine_of
 
 FOLDER = f"/{checkout.PLACE}"
@@ -22,9 +22,9 @@ FOLDER = f"/{checkout.PLACE}"
 SLOW_STEPS = (image.STEP, sysroot.STEP, site_packages.STEP)
 """What `progress` is told of steps that download, and are done once."""
 
-KEEP = {"image": 4, "sysroot": 4, "site": 4, "agent": 4, "overlay": 6, "extension": 32}
-"""How many parts of each kind stay in the cache: of two processors, the newest and the one before. Those that were
-used last stay; every edit makes an overlay."""
+KEEP = {"image": 6, "sysroot": 4, "site": 4, "agent": 4, "overlay": 6, "extension": 32}
+"""How many parts of each kind stay in the cache: of two processors and a newer kernel, the newest and the one before.
+Those that were used last stay; every edit makes an overlay."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Guest:
             yield file
 
 
-def build(machine: str = "q35", *, force: bool = False, progress: Progress = quiet) -> Guest:
+def build(machine: str = "q35", *, kernel: str = OWN_KERNEL, force: bool = False, progress: Progress = quiet) -> Guest:
     """Build what the cache lacks of the guest, or all of it. Raises as `obtain`, and BadOption."""
-    return obtain(machine_of(machine), Cache(progress=progress), force=force)
+    return obtain(with_kernel(machine_of(machine), kernel), Cache(progress=progress), force=force)
 
 
 def obtain(machine: Machine, cache: Cache, *, force: bool = False) -> Guest:
@@ -60,7 +60,7 @@ def obtain(machine: Machine, cache: Cache, *, force: bool = False) -> Guest:
     Raises MissingTool, MissingFile, BuildFailed.
     """
     source = checkout.find()
-    base = image.obtain(machine.arch, cache, force=force)
+    base = image.obtain(machine.arch, cache, newer=machine.kernel, force=force)
     libraries = sysroot.obtain(machine.arch, cache, force=force)
     site = site_packages.obtain(source.requirements, base.interpreter, cache, force=force)
     layer = overlay.obtain(source, base, libraries, cache, force=force)

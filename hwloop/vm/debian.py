@@ -14,16 +14,20 @@ SUITE = "bookworm"
 """Whose kernel and Python the guest has: what the VM was measured with."""
 
 _APT = Path("/etc/apt")
+_USUAL = "deb http://deb.debian.org/debian {} main"
 
 
-def unpack(packages: Sequence[str], arch: str, tar: Path, suite: str = SUITE) -> None:
+def unpack(
+    packages: Sequence[str], arch: str, tar: Path, suite: str = SUITE, *, more_suites: Sequence[str] = ()
+) -> None:
     """Write what the packages and their dependencies hold to the archive `tar`.
 
     Takes this machine's own sources for the suite, so that a mirror that was set up is used; for a suite that it has no
-    sources of, those for `SUITE`, with the other's name. Raises MissingTool, BuildFailed.
+    sources of, those for `SUITE`, with the other's name. Packages of `more_suites` are named PACKAGE/SUITE. Raises
+    MissingTool, BuildFailed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        mirrors = _mirrors(Path(folder), suite)
+        mirrors = _mirrors(Path(folder), suite, more_suites)
         tools.build(f"unpacking Debian packages for {arch}", _command(packages, arch, tar, suite, mirrors))
 
 
@@ -36,9 +40,13 @@ def _command(packages: Sequence[str], arch: str, tar: Path, suite: str, mirrors:
     ]
 
 
-def _mirrors(folder: Path, suite: str) -> list[str]:
-    """Files with this machine's sources for the suite; none when it has none, and mmdebstrap then takes its own."""
+def _mirrors(folder: Path, suite: str, more_suites: Sequence[str] = ()) -> list[str]:
+    """Files with this machine's sources for the suites; none when it has none, and mmdebstrap then takes its own."""
     found = _sources(suite) or [renamed(text, SUITE, suite) for text in _sources(SUITE)]
+    if more_suites:
+        found = found or [_USUAL.format(suite)]
+        base = [text for text in found if text_has_suite(text, suite)]
+        found += [_alone(renamed(text, suite, more), more) for more in more_suites for text in base]
     paths = [folder / f"{number}.{_kind(text)}" for number, text in enumerate(found)]
     for path, text in zip(paths, found, strict=True):
         path.write_text(text + "\n")
@@ -65,6 +73,11 @@ def _stanzas(suite: str) -> Iterator[str]:
 def renamed(text: str, old: str, new: str) -> str:
     """A source of one suite as one of another: its updates and security fixes too."""
     return re.sub(rf"(?<=[\s]){re.escape(old)}(?=[\s-]|$)", new, text)
+
+
+def _alone(text: str, suite: str) -> str:
+    """The source without the suite's updates and security fixes, which backports have not."""
+    return re.sub(rf"(?<=\s){re.escape(suite)}-[a-z]+", "", text)
 
 
 def _kind(text: str) -> str:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import posixpath
 import re
@@ -19,13 +20,16 @@ from hwloop.vm import cpio, debian, kernel, rules, tools
 from hwloop.vm.bytecode import GuestPython
 from hwloop.vm.cache import Cache, digest
 from hwloop.vm.errors import BuildFailed
-from hwloop.vm.machine import Arch
+from hwloop.vm.machine import Arch, Kernel
 
 FORMAT = "3"
 """Raise it when the code here makes a different image from the same rules."""
 
 STEP = "unpacking Debian's kernel and root"
 """What `progress` is told at the beginning; of three steps the one that takes long."""
+
+_PACKED = ".xz"
+_MODULE_ENDS = (".ko", ".ko" + _PACKED)
 
 
 @dataclass(frozen=True)
@@ -55,34 +59,46 @@ class Image:
         return GuestPython(self.folder / "root", self.python, self.arch)
 
 
-def obtain(arch: Arch, cache: Cache, *, force: bool = False) -> Image:
-    """The image for a processor, built if it is not in the cache: about a minute and a download of 110 MB."""
-    folder = cache.part("image", _key(arch), lambda fresh: _build(arch, fresh, cache), force=force)
+def obtain(arch: Arch, cache: Cache, *, newer: Kernel | None = None, force: bool = False) -> Image:
+    """The image for a processor, built if it is not in the cache: about a minute and a download of 110 MB.
+
+    `newer` is a kernel to have instead of the suite's own.
+    """
+    folder = cache.part("image", _key(arch, newer), lambda fresh: _build(arch, newer, fresh, cache), force=force)
     facts = json.loads((folder / "image.json").read_text())
     return Image(folder, arch, facts["kernel_release"], facts["python"])
 
 
-def _key(arch: Arch) -> str:
+def _key(arch: Arch, newer: Kernel | None = None) -> str:
     tables = {name: value for name, value in vars(rules).items() if name.isupper()}
-    return digest(FORMAT, debian.SUITE, repr(asdict(arch)), repr(sorted(tables.items())))
+    more = [repr(asdict(newer))] if newer else []
+    return digest(FORMAT, debian.SUITE, repr(asdict(arch)), repr(sorted(tables.items())), *more)
 
 
-def _build(arch: Arch, fresh: Path, cache: Cache) -> None:
+def _build(arch: Arch, newer: Kernel | None, fresh: Path, cache: Cache) -> None:
     with tempfile.TemporaryDirectory(dir=cache.folder, prefix=".image.") as scratch:
         archive, tree = Path(scratch) / "root.tar", fresh / "root"
         cache.progress(STEP)
-        debian.unpack([*rules.PACKAGES, arch.kernel_package], arch.debian, archive)
+        _unpack(arch, newer, archive)
         cache.progress("choosing what the guest needs")
         with tarfile.open(archive) as tar:
             release = _take_kernel(tar, fresh / "kernel")
-            take(tar, tree, _drop_pattern(arch).match)
-            _take_modules(tar, release, tree)
+            take(tar, tree, _drop_pattern(arch, newer.drop if newer else ()).match)
+            _take_modules(tar, release, tree, newer.modules if newer else ())
     _finish(tree, release)
     python = _python_version(tree)
     cache.progress("compiling Python's standard library")
     GuestPython(tree, python, arch).compile(tree / f"usr/lib/python{python}", tree)
     _write(tree, fresh / "root.cpio")
     (fresh / "image.json").write_text(json.dumps({"kernel_release": release, "python": python}))
+
+
+def _unpack(arch: Arch, newer: Kernel | None, archive: Path) -> None:
+    if newer is None:
+        debian.unpack([*rules.PACKAGES, arch.kernel_package], arch.debian, archive)
+        return
+    packages = [*rules.PACKAGES, *newer.packages, f"{arch.kernel_package}/{newer.suite}"]
+    debian.unpack(packages, arch.debian, archive, more_suites=[newer.suite])
 
 
 def _finish(tree: Path, release: str) -> None:
@@ -116,16 +132,19 @@ def _version(name: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", name)]
 
 
-def _take_modules(tar: tarfile.TarFile, release: str, tree: Path) -> None:
-    """The modules of the table with what they depend on, and the indexes that depmod reads."""
+def _take_modules(tar: tarfile.TarFile, release: str, tree: Path, more: Iterable[str] = ()) -> None:
+    """The modules of the table and `more` with what they depend on, and the indexes that depmod reads.
+
+    Newer kernels pack their modules; the guest gets them unpacked, so as not to do that at every start.
+    """
     base = f"lib/modules/{release}/"
     files = {_name(member): member for member in tar.getmembers() if base in _name(member) and member.isreg()}
-    modules = {_module(name): member for name, member in files.items() if name.endswith(".ko")}
+    modules = {_module(name): member for name, member in files.items() if name.endswith(_MODULE_ENDS)}
     indexes = [member for name, member in files.items() if posixpath.basename(name) in rules.MODULE_INDEXES]
-    for member in [*_closure(tar, modules, rules.MODULES), *indexes]:
-        path = tree / "usr/lib/modules" / _name(member).partition("lib/modules/")[2]
+    for member in [*_closure(tar, modules, [*rules.MODULES, *more]), *indexes]:
+        path = tree / "usr/lib/modules" / _name(member).partition("lib/modules/")[2].removesuffix(_PACKED)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(_read(tar, member))
+        path.write_bytes(_content(tar, member))
 
 
 def _closure(
@@ -139,7 +158,12 @@ def _closure(
             continue
         seen.add(name)
         yield modules[name]
-        waiting += depends(_read(tar, modules[name]))
+        waiting += depends(_content(tar, modules[name]))
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    data = _read(tar, member)
+    return lzma.decompress(data) if _name(member).endswith(_PACKED) else data
 
 
 def depends(module: bytes) -> list[str]:
@@ -149,7 +173,7 @@ def depends(module: bytes) -> list[str]:
 
 
 def _module(path: str) -> str:
-    return posixpath.basename(path).removesuffix(".ko").replace("-", "_")
+    return posixpath.basename(path).removesuffix(_PACKED).removesuffix(".ko").replace("-", "_")
 
 
 # --- The root ---------------------------------------------------------------------------------------------------------
@@ -163,9 +187,9 @@ def take(tar: tarfile.TarFile, tree: Path, drop: Callable[[str], object]) -> Non
             _place(tar, member, tree / name)
 
 
-def _drop_pattern(arch: Arch) -> re.Pattern[str]:
-    words = [re.escape(word).replace("TRIPLET", re.escape(arch.triplet)).replace("NN", r"\d+") for word in rules.DROP]
-    return re.compile("|".join(words))
+def _drop_pattern(arch: Arch, more: Iterable[str] = ()) -> re.Pattern[str]:
+    words = [re.escape(word) for word in (*rules.DROP, *more)]
+    return re.compile("|".join(words).replace("TRIPLET", re.escape(arch.triplet)).replace("NN", r"\d+"))
 
 
 def merged(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hwloop.vm import tsc
 from hwloop.vm.bus import Bus, MmioBus, PciBus
@@ -29,6 +29,23 @@ class Arch:
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """A kernel that is not the suite's own, and what a guest has only with it."""
+
+    name: str
+    """Its version as the command line gives it."""
+    suite: str
+    """Where the kernel's package comes from; everything else stays the suite's own."""
+    packages: tuple[str, ...]
+    modules: tuple[str, ...]
+    """Kept in the image beside those of `rules.MODULES`."""
+    drop: tuple[str, ...]
+    """As `rules.DROP`: what those packages bring and nobody needs here."""
+    processor: str
+    """QEMU's `-cpu` where a machine has `max`."""
+
+
+@dataclass(frozen=True)
 class Machine:
     """One kind of guest. The arguments leave the disks out."""
 
@@ -46,6 +63,8 @@ class Machine:
     """The device that guest/agent.c sends the command's output through; it writes to the chardev `frames`."""
     needs_tsc: bool = False
     """Whether the kernel has nothing to measure the time stamp counter with, and must be told how fast it is."""
+    kernel: Kernel | None = None
+    """None: the suite's own."""
 
     def channel(self, frames_fd: int, console_fd: int) -> list[str]:
         """The kernel console, and the port that the command's output comes through (guest/agent.c).
@@ -158,6 +177,38 @@ VIRT = Machine(
 )
 
 MACHINES = {machine.name: machine for machine in (Q35, MICROVM, MICROVM_NOACPI, VIRT)}
+
+
+OWN_KERNEL = "6.1"
+"""The suite's own kernel."""
+
+KERNELS = {
+    "6.12": Kernel(
+        name="6.12",
+        suite="bookworm-backports",
+        # What 6.1 has not got: vDPA, whose devices are processes here (VDUSE). The daemon is one, `vdpa` adds it.
+        packages=("qemu-system-common", "iproute2"),
+        modules=("vduse", "vhost_vdpa"),
+        drop=(
+            *("usr/share/iso-codes", "usr/share/xml", "usr/share/qemu", "usr/share/alsa", "usr/share/icons"),
+            *("usr/lib/qemu", "usr/lib/TRIPLET/libgst", "usr/lib/TRIPLET/gstreamer", "usr/lib/TRIPLET/libspice"),
+            *("usr/lib/TRIPLET/libsqlite3", "usr/lib/TRIPLET/libasound", "usr/sbin/tc"),
+        ),
+        # Under QEMU 7.2's emulation four boots of nine died of this kernel's cmpxchg16b, and none without it.
+        processor="max,-cx16",
+    )
+}
+
+
+def with_kernel(machine: Machine, name: str) -> Machine:
+    """The machine with the kernel of this version. Raises BadOption that lists what there is."""
+    if name == OWN_KERNEL:
+        return machine
+    if name not in KERNELS:
+        raise BadOption(f"kernel {name!r} is unknown", remedy=f"known are: {', '.join((OWN_KERNEL, *KERNELS))}")
+    kernel = KERNELS[name]
+    arguments = tuple(kernel.processor if word == "max" else word for word in machine.arguments)
+    return replace(machine, kernel=kernel, arguments=arguments)
 
 
 def machine(name: str) -> Machine:

@@ -342,6 +342,7 @@ def test_a_queue_of_any_size_carries_any_transfer(door: Door, queue_size: int) -
 
 
 def test_a_closed_disk_does_nothing_any_more_and_may_be_closed_again(door: Door) -> None:
+    door.needs("end in flight")
     disk = door.open(MIB)
     first, second = disk.submit_read(0, 512), disk.submit_read(0, 512)
     disk.close()
@@ -372,6 +373,7 @@ def test_a_disk_is_opened_again_after_it_was_closed(door: Door) -> None:
 
 @pytest.mark.fault(60)
 def test_closing_with_requests_in_flight_is_allowed_and_the_disk_is_whole_afterwards(door: Door) -> None:
+    door.needs("end in flight")
     disk = door.open(MIB)
     for i in range(8):
         disk.submit_read(8 * i, 4096)

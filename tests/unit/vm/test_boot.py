@@ -16,7 +16,7 @@ from hwloop.vm.disk import Disk
 from hwloop.vm.errors import BadOption, MissingFile, MissingTool
 from hwloop.vm.image import Image
 from hwloop.vm.launcher import Qemu
-from hwloop.vm.machine import MACHINES, MICROVM, Q35, VIRT, Machine
+from hwloop.vm.machine import MACHINES, MICROVM, Q35, VIRT, Machine, with_kernel
 
 
 def guest(machine: Machine = Q35) -> Guest:
@@ -61,6 +61,14 @@ def test_a_share_is_one_device_out_of_the_disks_way(machine: Machine, device: st
 def test_a_machine_whose_kernel_finds_no_device_refuses_a_share(tmp_path: Path) -> None:
     with pytest.raises(BadOption, match="--share needs"):
         vm.run(["true"], machine="microvm-noacpi", share=tmp_path)
+
+
+def test_a_newer_kernel_runs_on_a_processor_that_it_survives() -> None:
+    newer = with_kernel(Q35, "6.12")
+    words = arguments(boot.Setup(("true",)), newer)
+    assert option(words, "-cpu") == "max,-cx16"
+    assert option(arguments(boot.Setup(("true",))), "-cpu") == "max"
+    assert with_kernel(Q35, "6.1") is Q35
 
 
 @pytest.mark.parametrize(("version", "legacy"), [(None, "false"), (1, "true"), (2, "false")])
@@ -137,6 +145,7 @@ def test_qemu_arguments_are_split_as_a_shell_would(monkeypatch: pytest.MonkeyPat
         {"command": ["true"], "qemu": ["-device 'open"]},
         {"command": ["true"], "disks": [""]},
         {"command": ["true"], "machine": "pdp11"},
+        {"command": ["true"], "kernel": "2.6"},
         {"command": ["true"], "accel": "hope"},
         {"command": ["true"], "mmio_version": 2},
         {"command": ["true"], "machine": "microvm", "mmio_version": 3},

@@ -94,3 +94,25 @@ def test_sources_of_the_suite_itself_come_first(tmp_path: Path, monkeypatch: pyt
     assert machine_with(tmp_path, monkeypatch, "trixie", a_list=both) == [
         "deb https://new.example/debian trixie main\n"
     ]
+
+
+def test_packages_of_another_suite_come_from_the_same_mirrors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "apt/sources.list.d").mkdir(parents=True)
+    (tmp_path / "apt/sources.list.d/a.list").write_text(LINES)
+    (tmp_path / "apt/sources.list.d/b.sources").write_text(STANZAS)
+    monkeypatch.setattr(debian, "_APT", tmp_path / "apt")
+    texts = [Path(path).read_text() for path in debian._mirrors(tmp_path, "bookworm", ["bookworm-backports"])]
+    assert "deb https://mirror.example/debian bookworm-backports main\n" in texts
+    [stanza] = [text for text in texts if "Suites: bookworm-backports" in text]
+    assert "updates" not in stanza
+    assert "URIs: https://mirror.example/debian" in stanza
+    assert not any("security-backports" in text for text in texts)
+
+
+def test_a_machine_without_the_suite_takes_debians_own_mirror_for_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "apt").mkdir()
+    monkeypatch.setattr(debian, "_APT", tmp_path / "apt")
+    texts = [Path(path).read_text().split() for path in debian._mirrors(tmp_path, "bookworm", ["bookworm-backports"])]
+    assert [words[2] for words in texts] == ["bookworm", "bookworm-backports"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import lzma
 import tarfile
 from pathlib import Path
 
 import pytest
 
 from hwloop.vm import image
-from hwloop.vm.machine import AMD64
+from hwloop.vm.machine import AMD64, KERNELS
 
 
 @pytest.mark.parametrize(
@@ -98,3 +99,29 @@ def test_the_newest_kernel_of_several_is_taken(tmp_path: Path) -> None:
     tar = archive(**{"boot__vmlinuz-6.1.0-9-amd64": b"old", "boot__vmlinuz-6.1.0-56-amd64": b"new" + bytes(1024)})
     assert image._take_kernel(tar, tmp_path / "kernel") == "6.1.0-56-amd64"
     assert (tmp_path / "kernel").read_bytes().startswith(b"new")
+
+
+def test_packed_modules_are_unpacked_with_what_they_need(tmp_path: Path) -> None:
+    tar = archive(
+        **{
+            "lib__modules__6__vduse.ko.xz": lzma.compress(b"\0depends=vdpa\0"),
+            "lib__modules__6__vdpa.ko.xz": lzma.compress(b"\0depends=\0"),
+            "lib__modules__6__unwanted.ko.xz": lzma.compress(b"\0depends=\0"),
+        },
+    )
+    image._take_modules(tar, "6", tmp_path, ["vduse"])
+    found = {path.name: path.read_bytes() for path in (tmp_path / "usr/lib/modules/6").iterdir()}
+    assert found == {"vduse.ko": b"\0depends=vdpa\0", "vdpa.ko": b"\0depends=\0"}
+
+
+def test_a_newer_kernel_makes_another_image_and_leaves_the_usual_one_as_it_is() -> None:
+    newer = KERNELS["6.12"]
+    assert image._key(AMD64) != image._key(AMD64, newer)
+    assert image._key(AMD64) == image._key(AMD64, None)
+
+
+def test_what_only_the_newer_kernels_packages_bring_is_left_out_with_it() -> None:
+    drop = image._drop_pattern(AMD64, KERNELS["6.12"].drop)
+    assert drop.match("usr/lib/x86_64-linux-gnu/libgstreamer-1.0.so.0")
+    assert drop.match("usr/share/doc/x")
+    assert not drop.match("usr/bin/qemu-storage-daemon")
