@@ -393,6 +393,22 @@ cdef class DeviceSideSplit:
             raise_broken(found, d.walk.value)
         return make_chain(head, &d.walk, self.translate) if found == SOMETHING else None
 
+    def take_again(self, uint32_t head):
+        """The Chain at `head`, which a device before this one had fetched and not completed; it counts as fetched now.
+
+        For a device that starts again at `first_index`, where the used ring stands, and knows from notes of its own.
+        Before the first fetch(). Raises DriverViolation; RingUsageError for a chain that this one has.
+        """
+        cdef DeviceState *d = &self.state
+        cdef int found
+        if head >= d.size or d.count[head]:
+            raise RingUsageError(f"chain {head} cannot be taken again; give each head below {d.size} once")
+        found = walk_chain(d, head)
+        if found < 0:
+            raise_broken(found, d.walk.value)
+        hold_chain(d, <uint16_t>head)
+        return make_chain(head, &d.walk, self.translate)
+
     def complete(self, uint32_t head, uint32_t written):
         """Give a fetched chain back with a used length of `written`, whatever the chain's is, and publish it.
 

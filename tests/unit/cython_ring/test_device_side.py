@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from cython_ring import DriverViolation, Loopback, RingUsageError
+from cython_ring import DeviceSideSplit, DriverViolation, Loopback, RingUsageError
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 
@@ -221,3 +221,41 @@ def test_guards_notice_a_byte_outside_the_areas() -> None:
     assert loop.guards_intact()
     loop.memory[len(loop.memory) - 1] = 0
     assert not loop.guards_intact()
+
+
+# --- A device that goes on with the work of one before it -------------------------------------------------------------
+
+
+def going_on(loop: Loopback, size: int, first_index: int) -> DeviceSideSplit:
+    areas = [loop.view(name) for name in ("desc", "avail", "used")]
+    addresses = [ctypes.addressof(ctypes.c_char.from_buffer(area)) for area in areas]
+    return DeviceSideSplit(size, *addresses, first_index=first_index, owner=areas)
+
+
+def test_chains_that_one_before_it_had_are_taken_again_and_the_others_are_fetched() -> None:
+    loop = Loopback(8)
+    heads = [loop.driver.add([(0x1000 * n, 16)], [], n) for n in range(1, 4)]
+    loop.driver.publish()
+    for _ in heads[:2]:
+        assert loop.device.fetch() is not None
+    loop.device.complete(heads[1], 0)
+    next_one = going_on(loop, 8, 1)
+    assert next_one.take_again(heads[0]).readable == [(0x1000, 16)]
+    chain = next_one.fetch()
+    assert chain is not None
+    assert chain.head == heads[2]
+    assert next_one.fetch() is None
+    for head in (heads[2], heads[0]):
+        next_one.complete(head, 0)
+    assert [loop.driver.pop() for _ in range(4)] == [(2, 0), (3, 0), (1, 0), None]
+
+
+def test_a_chain_is_taken_again_once_and_only_one_that_there_can_be() -> None:
+    loop = Loopback(4)
+    head = loop.driver.add([(0x1000, 16)], [], 1)
+    loop.driver.publish()
+    device = going_on(loop, 4, 0)
+    device.take_again(head)
+    for wrong in (head, 4, 1 << 31):
+        with pytest.raises(RingUsageError, match="cannot be taken again"):
+            device.take_again(wrong)
