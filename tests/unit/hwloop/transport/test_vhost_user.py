@@ -24,7 +24,7 @@ from hwloop.errors import (
 from hwloop.hal.base import BufferDirection, Dma
 from hwloop.hal.vhost import VhostHal
 from hwloop.queue import VirtQueue
-from hwloop.spec import DeviceStatus, DeviceType, Feature, InterruptStatus, PhysAddr
+from hwloop.spec import BlkFeature, DeviceStatus, DeviceType, Feature, InterruptStatus, PhysAddr
 from hwloop.vhost import BackEndRefused
 from hwloop.vhost.fake_backend import EVERYTHING, LEAST, LIKE_QEMU, MOST_SLOTS, PeerFaults
 from hwloop.vhost.messages import ProtocolFeature, Request
@@ -233,7 +233,7 @@ def test_how_many_queues_there_are_is_the_types_where_the_back_end_does_not_tell
 
 
 def test_fields_of_every_width_are_read_and_written() -> None:
-    with Peer() as peer:
+    with Peer(features=FEATURES | BlkFeature.CONFIG_WCE) as peer:
         disk = peer.disk()
         assert disk.transport.read_config_space(0, 8) == SIZE // 512
         assert disk.transport.read_config_space(20, 4) == 512

@@ -22,7 +22,9 @@ from hwloop.hal.fake import DmaFault, FakeHal
 from hwloop.spec import BlkFeature, DeviceStatus, Feature
 from hwloop.transport.fake_device import FakeDevice, RuleBroken
 
-MODERN_DISK = int(Feature.VERSION_1 | Feature.ACCESS_PLATFORM | BlkFeature.FLUSH | BlkFeature.BLK_SIZE)
+MODERN_DISK = int(
+    Feature.VERSION_1 | Feature.ACCESS_PLATFORM | BlkFeature.FLUSH | BlkFeature.BLK_SIZE | BlkFeature.CONFIG_WCE
+)
 _CONFIG_VECTOR = 1 << 20
 
 

@@ -104,7 +104,7 @@ BROKEN: list[tuple[list[Step], str]] = [
     ([tell(R.REM_MEM_REG, SingleRegion(MEMORY.region))], "was not there"),
     ([tell(R.SET_MEM_TABLE, MemoryTable((MEMORY.region,)), MEMORY.fd, MEMORY.fd)], "1 regions, 2 files"),
     ([ask(R.GET_CONFIG, Config(0, bytes(257)), Config)], "GET_CONFIG up to 257"),
-    ([tell(R.SET_CONFIG, Config(32, b"\1"))], "written before FEATURES_OK"),
+    ([tell(R.SET_CONFIG, Config(32, b"\1"))], "1 bytes at 32 of the configuration were written"),
     ([ask(R.GET_INFLIGHT_FD, Inflight(0, 0, 5, 64), Inflight)], "for 5 queues"),
     ([tell(R.SET_INFLIGHT_FD, Inflight(2 << 20, 0, 1, 64), MEMORY.fd)], "is not in its file"),
     ([tell(R.SET_STATUS, Number(7))], "skips a step"),
