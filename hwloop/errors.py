@@ -221,6 +221,13 @@ class DeviceLost(DeviceError):
     exit_code = 5
 
 
+class DeviceChanged(DeviceError):
+    """A device that came back is not the one that went: its features, its capacity or its block size differ."""
+
+    default_errno = errno.ESTALE
+    exit_code = 5
+
+
 class DeadlineExpired(DeviceError):
     """A wait ended because its time was over; `waited_for` says what for, `seconds` how long."""
 

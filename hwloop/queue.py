@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -230,6 +231,11 @@ class VirtQueue:
         self._hand_over()
         return lost
 
+    def resume(self) -> None:
+        """Give the queue with all that is in it to a device that came back and knows by itself what it did not use."""
+        self._transport.queue_bases[self.index] = used_index(self._areas.device[1])
+        self._hand_over()
+
     def close(self) -> None:
         """Forget the ring and free its memory. Idempotent. The device must have been reset."""
         ring, self._ring = self._ring, None
@@ -242,3 +248,8 @@ class VirtQueue:
         if self._ring is None:
             raise DeviceClosed(f"queue {self.index} is closed")
         return self._ring
+
+
+def used_index(device_area: int) -> int:
+    """Where the device of a split queue has got to: the index of its used ring at this address of ours."""
+    return ctypes.c_uint16.from_address(device_area + 2).value

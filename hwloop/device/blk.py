@@ -26,7 +26,7 @@ from hwloop.device.blk_request import DIRECTIONS, Request, Slots
 from hwloop.device.blk_zoned import BlkZones
 from hwloop.device.block import LARGEST_TRANSFER, BlockDevice
 from hwloop.device.watched import status_fault
-from hwloop.errors import HwloopError, IoError, Unsupported
+from hwloop.errors import DeviceChanged, DeviceLost, HwloopError, IoError, Unsupported
 from hwloop.hal.base import BufferDirection, Hal
 from hwloop.queue import Part
 from hwloop.spec import SECTOR_SIZE, BlkFeature, Feature, PhysAddr, feature_names
@@ -34,6 +34,9 @@ from hwloop.transport.base import Transport, always_accepted
 from hwloop.waiting import POLL
 
 _MOST_REQUESTS = 256
+_MOST_RETURNS = 3
+"""How often a device may go and come back without having completed anything: one of the requests may be what it dies
+of."""
 _LEAST_DESCRIPTORS = 3
 """Header, data, status: what a read or a write needs of the queue."""
 
@@ -75,6 +78,8 @@ class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
         return cls(transport, hal)
 
     def _set_up(self) -> None:
+        self._may_come_back = self.transport.may_come_back
+        self._returns = 0
         self._capacity, self._block_size = self.transport.read_consistent(self._read_geometry)
         self._queue = self._add_queue(0)
         if self._queue.size < _LEAST_DESCRIPTORS:
@@ -191,22 +196,29 @@ class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
         return bool(self._slots.free) and self._queue.free >= 2 + len(range(0, length, self._size_max))
 
     def _enqueue(self, request: Request, token: int) -> None:
-        slot = request.slot = self._slots.free.pop()
-        self._slots.fill(slot, request.kind, request.sector)
-        readable, writable = [self._slots.header(slot)], [self._slots.status(slot)]
+        request.slot = self._slots.free.pop()
         if request.data is not None:
             request.paddr = self._share(request.data, request.kind)
+        if request.answer is not None:
+            request.answer_paddr = self.hal.share(request.answer, BufferDirection.DeviceToDriver)
+            request.length = len(request.answer)
+        if request.kind == RequestType.IN and request.data is not None:
+            request.length = len(request.data)
+        self._add(request, token)
+
+    def _add(self, request: Request, token: int) -> None:
+        """Put a request that has its slot and its memory into the ring."""
+        assert request.slot is not None, "it has one"
+        self._slots.fill(request.slot, request.kind, request.sector)
+        readable, writable = [self._slots.header(request.slot)], [self._slots.status(request.slot)]
+        if request.paddr is not None and request.data is not None:
             segments = self._segments(request.paddr, len(request.data))
             if DIRECTIONS[request.kind] is BufferDirection.DriverToDevice:
                 readable += segments
             else:
                 writable = segments + writable
-        if request.answer is not None:
-            request.answer_paddr = self.hal.share(request.answer, BufferDirection.DeviceToDriver)
-            request.length = len(request.answer)
+        if request.answer is not None and request.answer_paddr is not None:
             writable = [(request.answer_paddr, len(request.answer)), *writable]
-        if request.kind == RequestType.IN and request.data is not None:
-            request.length = len(request.data)
         self._queue.add(readable, writable, token)
 
     def _segments(self, paddr: PhysAddr, length: int) -> list[Part]:
@@ -227,7 +239,61 @@ class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
     def _take_completions(self) -> None:
         while (used := self._queue.pop()) is not None:
             token, written = used
+            self._returns = 0
             self._settle(token, self._verdict(self._in_flight[token], written))
+
+    # --- Private: a device that comes back ----------------------------------------------------------------------------
+
+    def _come_back(self) -> bool:
+        if not self.transport.gone_for_now():
+            return False
+        self._take_completions()
+        while self._returns < _MOST_RETURNS:
+            self._returns += 1
+            try:
+                self._begin_again()
+                return True
+            except DeviceLost:
+                if not self.transport.gone_for_now():
+                    raise
+        raise DeviceLost(
+            f"the device went {_MOST_RETURNS + 1} times in a row without completing a request",
+            remedy="one of those in flight may be what it dies of",
+        )
+
+    def _begin_again(self) -> None:
+        knows = self.transport.reconnect()
+        self.hal.reconnected()
+        self._check_same_disk()
+        if knows:
+            self._queue.resume()
+        else:
+            self._queue.restart()
+        self.transport.finish_init()
+        if not knows:
+            self._send_again()
+        self._queue.notify()
+
+    def _check_same_disk(self) -> None:
+        had, has = (self._capacity, self._block_size), self.transport.read_consistent(self._read_geometry)
+        if has != had:
+            raise DeviceChanged(
+                f"the disk came back with {has[0]} sectors and blocks of {has[1]} bytes, and had {had[0]} and {had[1]}",
+                remedy="open it again",
+            )
+
+    def _send_again(self) -> None:
+        """Everything in flight, oldest first, from the memory that it has. A device that did some of it and did not
+        come to say so does that twice, which is the same; only what a newer write has overtaken would not be."""
+        for token, request in list(self._in_flight.items()):
+            if why := request.not_again:
+                where = f"{request.kind.name} at sector {request.sector}"
+                self._settle(
+                    token, IoError(f"{where}: the device went before it said whether this was done; not again: {why}")
+                )
+            else:
+                self._add(request, token)
+        self._queue.submit()
 
     def _wait_for_completion(self, seconds: float) -> bool:
         return self._queue.wait(seconds)

@@ -51,6 +51,7 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
     """
 
     _request_seconds = REQUEST_SECONDS
+    _may_come_back = False
     _capacity: int
     _block_size: int
 
@@ -269,6 +270,13 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
     def _look_for_events(self) -> None:
         """See whether the capacity is another one by now."""
 
+    def _come_back(self) -> bool:
+        """Whether the device, which is gone, was found again with everything in flight on its way once more.
+
+        Raises what keeps it from that.
+        """
+        return False
+
     @abstractmethod
     def _diagnosis(self) -> Iterator[str]:
         """What a person wants to see who asks why a request did not complete."""
@@ -382,9 +390,18 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
         """A request is over: `error` says how it failed."""
         request = self._in_flight.pop(token)
         request.error = error
+        if error is None and self._may_come_back:
+            self._overtake(token, request)
         self._release(request, copy=error is None)
         if request.wanted:
             self._done[token] = request
+
+    def _overtake(self, token: int, done: Request) -> None:
+        """Note which older writes must not be sent again now, since they would undo this one."""
+        for older, request in self._in_flight.items():
+            if older > token:
+                return
+            request.overtaken = request.overtaken or request.changes_what(done)
 
     def _release(self, request: Request, *, copy: bool) -> None:
         """End the sharing of a request's buffers."""
@@ -431,22 +448,39 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
             if self._wait_for_completion(min(_SLICE_SECONDS, patience.deadline.remaining())):
                 self._reap()
                 return
-            self._check_alive()
+            if self._check_alive():
+                patience.begin_again()
             if patience.wants_another_notification():
                 self._notify_again()
 
-    def _check_alive(self) -> None:
-        """Look at the status of a device that keeps us waiting. Raises DeviceLost."""
+    def _check_alive(self) -> bool:
+        """Look at the status of a device that keeps us waiting; True when it had gone and has come back.
+
+        Raises DeviceLost.
+        """
         try:
             fault = self._memory_fault() or self._fault()
             if not fault:
                 self._look_for_events()
         except OSError as failure:
             fault = f"the device does not answer: {failure.strerror}"
-        if fault:
-            error = DeviceLost(fault, remedy="open it again")
+        if not fault:
+            return False
+        if self._found_again():
+            return True
+        error = DeviceLost(fault, remedy="open it again")
+        self._give_up(error)
+        raise error
+
+    def _found_again(self) -> bool:
+        try:
+            return self._come_back()
+        except HwloopError as error:
             self._give_up(error)
-            raise error
+            raise
+        except BaseException:
+            self._give_up(DeviceLost("a signal came while the device was being found again", remedy="open it again"))
+            raise
 
     def _out_of_time(self, deadline: Deadline) -> HwloopError:
         error = deadline.error("a request to complete", remedy="the device was reset; open it again")

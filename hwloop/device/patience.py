@@ -17,6 +17,10 @@ class Patience:
     reminded: bool = False
     looked: bool = False
 
+    def begin_again(self) -> None:
+        """The whole time once more, for a device that had to be waited for before it could do anything."""
+        self.deadline, self.reminded, self.looked = Deadline(self.deadline.seconds), False, False
+
     def is_over(self) -> bool:
         """Whether the time is over and the caller has looked once more since: a process that was not scheduled for a
         while must not fail a device that was in time."""

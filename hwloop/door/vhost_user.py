@@ -27,16 +27,20 @@ from udev import Sysfs
 
 _TYPES = {"block": DeviceType.Block, "console": DeviceType.Console, "rng": DeviceType.EntropySource}
 _LARGEST_THERE_IS = 32768
-OPTIONS = {"device": tuple(_TYPES), "queue-size": None} | WAIT
+_RECONNECT_SECONDS = 10.0
+"""How long a back end that has gone is waited for: longer than a service manager takes to start it again."""
+_LONGEST_RECONNECT = 3600.0
+OPTIONS = {"device": tuple(_TYPES), "queue-size": None, "reconnect": None} | WAIT
 
 
 class VhostUserPlace(Place):
-    """The device of the back end that listens at a path. `queue-size` is the most descriptors that it allows a queue.
-    Raises InvalidParam."""
+    """The device of the back end that listens at a path. `queue-size` is the most descriptors that it allows a queue,
+    `reconnect` how many seconds it is waited for once it has gone. Raises InvalidParam."""
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
         self._largest = _queue_size(target.options.get("queue-size", str(LARGEST_QUEUE)))
+        self._reconnect = _seconds(target.options.get("reconnect", str(_RECONNECT_SECONDS)))
 
     @property
     def device_type(self) -> DeviceType:
@@ -45,7 +49,7 @@ class VhostUserPlace(Place):
     def open_transport(self) -> Opened:
         with ExitStack() as stack:
             with shield():
-                front_end = stack.enter_context(connect(self.target.name))
+                front_end = stack.enter_context(connect(self.target.name, reconnect=self._reconnect))
                 transport = VhostUserTransport(front_end, self.device_type, largest_queue=self._largest)
                 hal = VhostHal(front_end)
                 stack.push(transport)
@@ -54,8 +58,9 @@ class VhostUserPlace(Place):
             return Opened(transport, hal, stack.pop_all())
 
 
-def connect(path: str, seconds: float | None = None) -> FrontEnd:
-    """Connect to the back end that listens at a path; an answer may take so many seconds.
+def connect(path: str, seconds: float | None = None, *, reconnect: float = 0.0) -> FrontEnd:
+    """Connect to the back end that listens at a path; an answer may take so many seconds, and its coming back
+    `reconnect` seconds.
 
     Raises SetupError when nobody answers there, DeviceLost when it hangs up, BrokenProtocol for what is no vhost-user
     back end.
@@ -63,7 +68,13 @@ def connect(path: str, seconds: float | None = None) -> FrontEnd:
     seconds = ANSWER_SECONDS if seconds is None else seconds
     sock = _connect(path, seconds)
     try:
-        return FrontEnd(sock, seconds=seconds, peer=f"the back end at {path}")
+        return FrontEnd(
+            sock,
+            seconds=seconds,
+            peer=f"the back end at {path}",
+            again=lambda most: _connect(path, min(most, seconds)),
+            reconnect_seconds=reconnect,
+        )
     except DeadlineExpired as error:
         raise SetupError(
             f"{path} takes connections and does not answer: a back end serves one client at a time, or is stopped",
@@ -102,3 +113,15 @@ def _queue_size(text: str) -> int:
             f"option queue-size cannot be {text!r}", remedy=f"give a number from 1 to {_LARGEST_THERE_IS}"
         )
     return size
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= _LONGEST_RECONNECT:
+        raise InvalidParam(
+            f"option reconnect cannot be {text!r}", remedy=f"give seconds from 0 (never) to {_LONGEST_RECONNECT:g}"
+        )
+    return seconds

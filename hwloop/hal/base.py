@@ -104,6 +104,9 @@ class Hal(Owner):
         """The device stopped answering before its last reset was confirmed. Where nothing can keep one that only seems
         to be gone from memory, this is `quarantine`; elsewhere bus mastering or an IOMMU does."""
 
+    def reconnected(self) -> None:
+        """The device came back and knows nothing: let it have all memory again. Only a process can come back."""
+
     @abstractmethod
     def quarantine(self) -> None:
         """The device may still be writing: from now on no memory is freed or used again, also not by `close()`."""

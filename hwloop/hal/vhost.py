@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from hwloop.errors import DmaError, InvalidParam, Unsupported
+from hwloop.errors import DeviceLost, DmaError, InvalidParam, Unsupported
 from hwloop.hal.arena import Arena
 from hwloop.hal.base import BounceHal, BufferDirection
 from hwloop.hal.eventfd_interrupt import take_events
@@ -59,6 +59,19 @@ class VhostHal(BounceHal):
 
     def check(self) -> None:
         self._front_end.check()
+
+    def reconnected(self) -> None:
+        """Raises DmaError when it takes fewer regions now."""
+        self._slots = None
+        if not self._regions:
+            return
+        self._check_room(len(self._regions))
+        if self._one_at_a_time:
+            for region in self._regions:
+                self._front_end.tell(Request.ADD_MEM_REG, SingleRegion(region.region), [region.fd])
+        else:
+            self._send_table(self._regions)
+        self._front_end.settle()
 
     def disown(self) -> None:
         """In a child the memory is not there at all, so nothing may be zeroed or given back."""
@@ -145,8 +158,14 @@ class CallInterrupt(Interrupt):
         self._open = True
 
     def wait(self, seconds: float) -> bool:
-        """Raises DeviceLost, and what else shows while it waits that the back end does wrong."""
-        if not self._open or not self._front_end.wait(self._line, seconds):
+        """Raises what shows while it waits that the back end does wrong; DeviceLost, unless it may come back: then this
+        is no call, and whoever looks after the device finds out."""
+        try:
+            if not self._open or not self._front_end.wait(self._line, seconds):
+                return False
+        except DeviceLost:
+            if not self._front_end.gone_for_now:
+                raise
             return False
         with suppress(BlockingIOError):  # another thread was faster
             os.eventfd_read(self._line)

@@ -39,12 +39,16 @@ class Transport(Owner):
     """The device sets the size of its queues, and the driver has to take it (VIRTIO 1.4, 4.1.5.1.3.1)."""
     config_vector: int | None = None
     """The MSI-X vector of configuration changes, written before DRIVER_OK; None: no interrupt."""
+    may_come_back = False
+    """A device that is gone may be `gone_for_now`."""
     reset_pending = False
     """A reset was begun and did not complete: nothing but the status may be touched (VIRTIO 1.4, 4.1.4.3.2)."""
 
     def __init__(self) -> None:
         self.queue_vectors: dict[int, int] = {}
         """Queue index to MSI-X vector; a queue takes its own when it is set up. Others do not interrupt by MSI-X."""
+        self.queue_bases: dict[int, int] = {}
+        """Queue index to where a device that came back goes on with it; others begin at their beginning."""
 
     # --- What each transport implements -------------------------------------------------------------------------------
 
@@ -172,6 +176,19 @@ class Transport(Owner):
 
     def stop_dma(self) -> None:
         """The opposite of `prepare_dma`, after the last reset. Never fails on a device that is gone."""
+
+    def gone_for_now(self) -> bool:
+        """Whether the device has gone and `reconnect` may find it again: only a process can come back."""
+        return False
+
+    def reconnect(self) -> bool:
+        """Find a device that is `gone_for_now`, and negotiate with it what was negotiated before.
+
+        It knows no memory and no queue then: those, and `finish_init`, are to follow. Returns whether it will know by
+        itself which buffers of those queues it had not used. Raises DeviceLost when it stays away, DeviceError when it
+        is another one.
+        """
+        raise DeviceLost("the device is gone", remedy="open it again")
 
     def begin_init(self, supported_features: int | Callable[[int], int]) -> int:
         """Reset the device and negotiate features (VIRTIO 1.4, 3.1.1, steps 1 to 6).

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
 
 from cython_ring import Chain, DeviceSidePacked, DeviceSideSplit
 from hwloop.hal.fake import FakeHal
@@ -47,6 +49,16 @@ class Faults:
     """The device was unplugged: every register reads all ones."""
 
 
+class Step(Enum):
+    """What has happened to a buffer last."""
+
+    FETCHED = "fetched"
+    SERVED = "served"
+    """Done, and the driver does not know."""
+    USED = "used"
+    """With IN_ORDER, and all those before it."""
+
+
 @dataclass
 class FakeQueue:
     """What the driver told about one queue."""
@@ -59,6 +71,9 @@ class FakeQueue:
     enabled: bool = False
     was_reset: bool = False
     vector: int | None = None
+    first_index: int = 0
+    """Where both rings of a split queue stand when it is enabled: not at 0 where a device goes on with the work of one
+    before it."""
     ring: DeviceSideSplit | DeviceSidePacked | None = None
     held: list[Chain] = field(default_factory=list)
 
@@ -92,6 +107,8 @@ class FakeDevice:
         self.config_vector: int | None = None
         self.send_message: Callable[[int | None], bool] | None = None
         """Set by a register bank with MSI-X: sends the message of a vector, False where messages are off."""
+        self.on_step: Callable[[Step, int, int], None] | None = None
+        """Told of each step of each buffer, with its queue and its head."""
         self._resetting = 0
         self._stopping: dict[int, int] = {}
         self.status_writes: list[int] = []
@@ -250,6 +267,7 @@ class FakeDevice:
         """Of either format, with what was negotiated. A packed descriptor area is written by both sides."""
         packed = self._has(Feature.RING_PACKED)
         desc, driver, device = self.area_lengths(queue.size)
+        options: dict[str, Any] = {} if packed else {"first_index": queue.first_index}
         return (DeviceSidePacked if packed else DeviceSideSplit)(
             queue.size,
             self.hal.translate(queue.desc, desc, packed),
@@ -260,6 +278,7 @@ class FakeDevice:
             event_idx=self._has(Feature.EVENT_IDX),
             indirect=self._has(Feature.INDIRECT_DESC),
             in_order=self._has(Feature.IN_ORDER),
+            **options,
         )
 
     def _has(self, feature: Feature) -> bool:
@@ -316,6 +335,7 @@ class FakeDevice:
             raise RuleBroken(f"queue {index} was notified and is not enabled (4.1.4.3.2)")
         while (chain := queue.ring.fetch()) is not None:
             queue.held.append(chain)
+            self._step(Step.FETCHED, index, chain)
         if not self.hold and not self.faults.drop:
             self.release(index)
 
@@ -325,24 +345,34 @@ class FakeDevice:
         chosen = queue.held[:count]
         del queue.held[: len(chosen)]
         if self._has(Feature.IN_ORDER):
-            self._complete_in_order(queue, chosen)
+            self._complete_in_order(index, chosen)
         else:
             for chain in reversed(chosen) if backwards else chosen:
-                self._give_back(queue, chain.head, self.serve(chain))
+                self._give_back(index, chain, self._serve(index, chain))
         if chosen and queue.ring is not None and queue.ring.needs_used_notification():
             self._interrupt(InterruptStatus.QUEUE_INTERRUPT, queue.vector)
 
-    def _complete_in_order(self, queue: FakeQueue, chains: list[Chain]) -> None:
+    def _complete_in_order(self, index: int, chains: list[Chain]) -> None:
         """One used element for as many as it may stand for: buffers that were written completely (2.7.9, 2.8.8)."""
         for chain in chains:
-            written = self.serve(chain)
+            written = self._serve(index, chain)
             if chain is chains[-1] or written != chain.writable_bytes:
-                self._give_back(queue, chain.head, written)
+                self._give_back(index, chain, written)
 
-    @staticmethod
-    def _give_back(queue: FakeQueue, head: int, written: int) -> None:
-        assert queue.ring is not None, "it was fetched from there"
-        queue.ring.complete(head, written)
+    def _serve(self, index: int, chain: Chain) -> int:
+        written = self.serve(chain)
+        self._step(Step.SERVED, index, chain)
+        return written
+
+    def _give_back(self, index: int, chain: Chain, written: int) -> None:
+        ring = self.queues[index].ring
+        assert ring is not None, "it was fetched from there"
+        ring.complete(chain.head, written)
+        self._step(Step.USED, index, chain)
+
+    def _step(self, step: Step, index: int, chain: Chain) -> None:
+        if self.on_step is not None:
+            self.on_step(step, index, chain.head)
 
     def serve(self, chain: Chain) -> int:
         """Do what a buffer asks for; returns how many bytes were written."""

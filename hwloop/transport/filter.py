@@ -29,6 +29,8 @@ class TransportFilter(Transport):
     fixed_queue_size = _of_inner("fixed_queue_size")
     config_vector = _of_inner("config_vector")
     queue_vectors = _of_inner("queue_vectors")
+    queue_bases = _of_inner("queue_bases")
+    may_come_back = _of_inner("may_come_back")
     reset_pending = _of_inner("reset_pending")
 
     def __init__(self, inner: Transport) -> None:
@@ -87,6 +89,12 @@ class TransportFilter(Transport):
 
     def read_registers(self) -> Iterator[RegisterValue]:
         return self.inner.read_registers()
+
+    def gone_for_now(self) -> bool:
+        return self.inner.gone_for_now()
+
+    def reconnect(self) -> bool:
+        return self.inner.reconnect()
 
     def set_config_vector(self) -> None:
         self.inner.set_config_vector()

@@ -14,12 +14,13 @@ from hwloop.errors import (
     AlreadyUsed,
     ConfigSpaceMissing,
     ConfigSpaceTooSmall,
+    DeviceChanged,
     DeviceLost,
     HwloopError,
     InvalidParam,
 )
 from hwloop.owner import Owner
-from hwloop.spec import DeviceStatus, DeviceType, Feature, InterruptStatus, PhysAddr
+from hwloop.spec import DeviceStatus, DeviceType, Feature, InterruptStatus, PhysAddr, feature_names
 from hwloop.transport.base import Transport
 from hwloop.vhost.errors import BackEndRefused, WrongValue
 from hwloop.vhost.front_end import FrontEnd
@@ -42,6 +43,7 @@ LARGEST_QUEUE = 1024
 _QUEUES = {DeviceType.Console: 2}
 """How many queues a device has that does not tell; others have one."""
 _LARGEST_STATUS = 0xFF
+_SPLIT_BASE = 0
 # Available and used index 0, each with its wrap counter 1 in bit 15.
 _PACKED_BASE = 0x8000_8000
 # An eventfd carries no data, and there is no message for one queue's reset: stopping one is not that.
@@ -73,8 +75,11 @@ class VhostUserTransport(Transport):
         self._rings: dict[int, _Ring] = {}
         self._status = DeviceStatus(0)
         self._refused = False
+        self._rings_before: dict[int, _Ring] = {}
         self._inflight: _InflightMemory | None = None
+        self._inflight_told = False
         self._changes_seen = front_end.config_changes
+        self.may_come_back = front_end.reconnect_seconds > 0
         self.has_config_generation = front_end.config_changes is not None
 
     def device_type(self) -> DeviceType:
@@ -136,7 +141,7 @@ class VhostUserTransport(Transport):
             )
         self._share_inflight()
         with ExitStack() as stack:
-            ring = stack.enter_context(_Ring())
+            ring = stack.enter_context(self._ring_for(queue))
             addresses = [user_address(area) for area in (descriptors, device_area, driver_area)]
             self._describe(queue, size, VringAddresses(queue, 0, *addresses))
             self._start(queue, ring)
@@ -165,6 +170,33 @@ class VhostUserTransport(Transport):
         if ring is None:
             raise InvalidParam(f"queue {queue} is not set up, so it cannot be notified")
         ring.notify()
+
+    # --- Coming back --------------------------------------------------------------------------------------------------
+
+    def gone_for_now(self) -> bool:
+        return self._front_end.gone_for_now
+
+    def reconnect(self) -> bool:
+        """Queues that are set up again notify through the same eventfds. What it knows by itself is what it noted in
+        the memory of INFLIGHT_SHMFD, which we kept; of packed queues we do not know where they stand, and begin anew.
+        """
+        wanted = self.negotiated
+        self._rings_before |= self._rings
+        self._rings.clear()
+        self._inflight_told = False
+        self._front_end.reconnect()
+
+        def as_before(offered: int) -> int:
+            if wanted & ~offered:
+                names = ", ".join(feature_names(wanted & ~offered, self._type))
+                raise DeviceChanged(f"{self._front_end.peer} came back without {names}, which was negotiated")
+            return wanted
+
+        self.begin_init(as_before)
+        knows = self._inflight is not None and not wanted & Feature.RING_PACKED
+        if not knows:
+            self._forget_inflight()
+        return knows
 
     # --- Interrupts and configuration ---------------------------------------------------------------------------------
 
@@ -228,9 +260,18 @@ class VhostUserTransport(Transport):
         self._refused = False
 
     def _forget_rings(self) -> None:
-        while self._rings:
-            self._rings.popitem()[1].close()
+        for rings in (self._rings, self._rings_before):
+            while rings:
+                rings.popitem()[1].close()
         self._front_end.rings_live = False
+
+    def _ring_for(self, queue: int) -> _Ring:
+        """That of a queue which a back end before this one had, or a new one."""
+        ring = self._rings_before.pop(queue, None)
+        if ring is None:
+            return _Ring()
+        ring.drain()
+        return ring
 
     def _describe(self, queue: int, size: int, addresses: VringAddresses) -> None:
         tell = self._front_end.tell
@@ -241,8 +282,8 @@ class VhostUserTransport(Transport):
                 f"the back end refused queue {queue} with {size} descriptors",
                 remedy="say how many it takes: queue-size=128",
             ) from error
-        packed = self.negotiated & Feature.RING_PACKED
-        tell(Request.SET_VRING_BASE, VringState(queue, _PACKED_BASE if packed else 0))
+        first = _PACKED_BASE if self.negotiated & Feature.RING_PACKED else _SPLIT_BASE
+        tell(Request.SET_VRING_BASE, VringState(queue, self.queue_bases.pop(queue, first)))
         tell(Request.SET_VRING_ADDR, addresses)
 
     def _start(self, queue: int, ring: _Ring) -> None:
@@ -264,20 +305,23 @@ class VhostUserTransport(Transport):
 
     def _share_inflight(self) -> None:
         """Give the back end the memory in which it notes what it is working on, which outlives it."""
-        if self._inflight is not None or not self._has(ProtocolFeature.INFLIGHT_SHMFD):
+        if self._inflight_told or not self._has(ProtocolFeature.INFLIGHT_SHMFD):
             return
-        asked = Inflight(0, 0, self._queue_count, self._largest)
-        memory = _InflightMemory(*self._front_end.ask_with_descriptor(Request.GET_INFLIGHT_FD, asked, Inflight))
+        memory = self._inflight
+        if memory is None:
+            asked = Inflight(0, 0, self._queue_count, self._largest)
+            memory = _InflightMemory(*self._front_end.ask_with_descriptor(Request.GET_INFLIGHT_FD, asked, Inflight))
+        self._inflight = memory
         try:
             self._front_end.tell(Request.SET_INFLIGHT_FD, memory.described, [memory.fd])
         except BaseException:
-            memory.close()
+            self._forget_inflight()
             raise
-        self._inflight = memory
+        self._inflight_told = True
 
     def _forget_inflight(self) -> None:
         """What was in flight when the last queue stopped must not be taken up again by the next one."""
-        memory, self._inflight = self._inflight, None
+        memory, self._inflight, self._inflight_told = self._inflight, None, False
         if memory is not None:
             memory.close()
 
@@ -305,6 +349,12 @@ class _Ring(Owner):
         except BlockingIOError:
             # The back end has not looked for 2**64 notifications, and will find this one among them.
             return
+
+    def drain(self) -> None:
+        """Forget what was told to, and by, somebody who is gone."""
+        for fd in (self.kick, self.error):
+            with suppress(BlockingIOError):
+                os.eventfd_read(fd)
 
     def failed(self) -> bool:
         """Whether the back end has told of an error since the last time, or ever."""

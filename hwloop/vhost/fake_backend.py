@@ -17,13 +17,15 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cython_ring import DeviceSideSplit
 from hwloop.deadline import Deadline
 from hwloop.errors import DeviceLost
 from hwloop.hal.fake import DmaFault, FakeHal
 from hwloop.owner import Owner
 from hwloop.spec import DeviceStatus, Feature
-from hwloop.transport.fake_device import FakeDevice, RuleBroken
+from hwloop.transport.fake_device import FakeDevice, RuleBroken, Step
 from hwloop.vhost.channel import Channel, Message, poll_of
+from hwloop.vhost.inflight import InflightMemory, InflightQueue, region_bytes
 from hwloop.vhost.messages import (
     KINDS,
     LONGEST_CONFIG,
@@ -101,6 +103,20 @@ class PeerFaults:
 
 
 @dataclass
+class _Death:
+    """When the back end dies: `left` buffers after this one, at this step. `then` is what changes until it is back."""
+
+    step: Step
+    left: int
+    then: Callable[[], object] | None
+    always: bool
+
+
+class Died(Exception):
+    """The back end is dead."""
+
+
+@dataclass
 class _Ring:
     """What the front end told about one queue."""
 
@@ -110,6 +126,7 @@ class _Ring:
     enabled: bool = False
     descriptors: dict[Request, int] = field(default_factory=dict)
     running: bool = False
+    notes: InflightQueue | None = None
 
     def close(self) -> None:
         while self.descriptors:
@@ -184,6 +201,7 @@ class FakeBackEnd(Owner):
         self.requests: list[Request] = []
         self.violations: list[str] = []
         self.connections = 0
+        self._death: _Death | None = None
         self._session: _Session | None = None
         self._threads: list[threading.Thread] = []
         self._listener: socket.socket | None = None
@@ -218,6 +236,30 @@ class FakeBackEnd(Owner):
     def hang_up(self) -> None:
         """Close the connection that is served, as a process does that dies."""
         self._live().channel.hang_up()
+
+    def die(
+        self, step: Step, *, after: int = 0, then: Callable[[], object] | None = None, always: bool = False
+    ) -> None:
+        """Die as soon as another buffer, the first or `after` so many, has come to this step; with `always`, each time.
+
+        It forgets all but the disk, and hangs up. One that listens at a path is there again for the next connection,
+        before which `then` is called.
+        """
+        self._death = _Death(step, after, then, always)
+
+    def passed(self, step: Step) -> None:
+        """A buffer has come to a step. Raises Died."""
+        death = self._death
+        if death is None or death.step is not step:
+            return
+        death.left -= 1
+        if death.left >= 0:
+            return
+        if not death.always:
+            self._death = None
+        if death.then is not None:
+            death.then()
+        raise Died
 
     def close(self) -> None:
         """Stop serving, and wait for that. Idempotent."""
@@ -265,7 +307,9 @@ class _Session(Owner):
         self._protocol = ProtocolFeature(0)
         self._features: int | None = None
         self._rings: dict[int, _Ring] = {}
+        self._inflight: InflightMemory | None = None
         self.device.hal = self._memory
+        self.device.on_step = self._note
         self.device.bus_master = True
         self.device.send_message = self._call
         self.device.reset_itself()
@@ -282,7 +326,7 @@ class _Session(Owner):
                 for index, ring in list(self._rings.items()):
                     if ring.running and ring.descriptors.get(Request.SET_VRING_KICK) in ready:
                         self._run_queue(index, ring)
-        except DeviceLost:
+        except (DeviceLost, Died):
             return
         except Exception as error:
             # Whatever it is: nobody waits for this thread, and a test has to hear of it.
@@ -295,6 +339,8 @@ class _Session(Owner):
     def close(self) -> None:
         with ExitStack() as steps:
             steps.callback(self._memory.clear)
+            if self._inflight is not None:
+                steps.callback(self._inflight.close)
             # The rings of the device are in that memory.
             steps.callback(self.device.reset_itself)
             for ring in self._rings.values():
@@ -419,8 +465,9 @@ class _Session(Owner):
 
     def _set_vring_base(self, payload: VringState, descriptors: list[int]) -> _Answer:
         # The wrap counters of a packed ring begin at 1 (VIRTIO 1.4, 2.8.1).
-        first = 0x8000_8000 if (self._features or 0) & Feature.RING_PACKED else 0
-        _rule(payload.num == first, f"queue {payload.index} begins at {payload.num}, and was never served")
+        first = 0x8000_8000 if self._packed else 0
+        known = self._inflight is not None and not self._packed
+        _rule(known or payload.num == first, f"queue {payload.index} begins at {payload.num}, and was never served")
         self._ring(payload.index).base = payload.num
         return Number(0)
 
@@ -490,8 +537,43 @@ class _Session(Owner):
         queue.desc = self._memory.guest_address(ring.addresses.descriptors, desc)
         queue.driver = self._memory.guest_address(ring.addresses.available, driver)
         queue.device = self._memory.guest_address(ring.addresses.used, device)
+        self._set_beginning(index, ring)
         self.device.enable(index)
         ring.running = True
+        if ring.notes is not None:
+            assert isinstance(queue.ring, DeviceSideSplit), "only of those there are notes"
+            # What one before it had taken and not used is served with what comes next.
+            queue.held += [queue.ring.take_again(head) for head in ring.notes.recover(queue.first_index)]
+
+    def _set_beginning(self, index: int, ring: _Ring) -> None:
+        """Where a queue begins: at its beginning, unless there are notes of a back end that served it before."""
+        if self._packed:
+            return
+        used = self._used_index(index)
+        _rule(ring.base == used, f"queue {index} begins at {ring.base}, and its used ring at {used}")
+        _rule(not used or self._inflight is not None, f"queue {index} begins at {used}, and was never served")
+        self.device.queues[index].first_index = used
+        if self._inflight is not None:
+            ring.notes = self._inflight.queue(index)
+
+    @property
+    def _packed(self) -> bool:
+        return bool((self._features or 0) & Feature.RING_PACKED)
+
+    def _note(self, step: Step, index: int, head: int) -> None:
+        """Raises Died where the back end is to die at this step."""
+        ring = self._rings[index]
+        if ring.notes is not None and step is Step.FETCHED:
+            ring.notes.take(head)
+        if ring.notes is not None and step is Step.SERVED:
+            ring.notes.about_to_use(head)
+        self.back_end.passed(step)
+        if ring.notes is not None and step is Step.USED:
+            ring.notes.used(self._used_index(index))
+
+    def _used_index(self, index: int) -> int:
+        queue = self.device.queues[index]
+        return ctypes.c_uint16.from_address(self._memory.translate(queue.device + 2, 2, False)).value
 
     def _run_queue(self, index: int, ring: _Ring) -> None:
         with suppress(BlockingIOError):
@@ -539,14 +621,18 @@ class _Session(Owner):
 
     def _get_inflight_fd(self, payload: Inflight, descriptors: list[int]) -> _Answer:
         _rule(payload.queues == len(self.device.queues), f"GET_INFLIGHT_FD for {payload.queues} queues")
+        size = payload.queues * region_bytes(payload.queue_size)
         file = os.memfd_create("fake in-flight", os.MFD_CLOEXEC)
-        os.ftruncate(file, 4096)
-        return Inflight(4096, 0, payload.queues, payload.queue_size), [file]
+        os.ftruncate(file, size)
+        return Inflight(size, 0, payload.queues, payload.queue_size), [file]
 
     def _set_inflight_fd(self, payload: Inflight, descriptors: list[int]) -> _Answer:
         size = os.fstat(descriptors[0]).st_size
         _rule(payload.offset + payload.size <= size, f"{payload} is not in its file of {size} bytes")
         _rule(not self._running(), "SET_INFLIGHT_FD while a queue runs")
+        if self._inflight is not None:
+            self._inflight.close()
+        self._inflight = InflightMemory(payload, descriptors[0])
         return Number(0)
 
     def _reset_device(self, payload: Nothing, descriptors: list[int]) -> _Answer:

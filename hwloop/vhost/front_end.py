@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TypeVar
 
 from hwloop.deadline import Deadline
-from hwloop.errors import DeviceLost, HwloopError
+from hwloop.errors import DeadlineExpired, DeviceChanged, DeviceLost, HwloopError, SetupError
 from hwloop.owner import Owner
 from hwloop.qtest.forked import disown_in_children, keep_no_longer
 from hwloop.vhost.channel import Channel, Message, poll_of
@@ -60,22 +61,38 @@ _MOST_QUEUES = 1 << 16
 MOST_HEARD = 64
 """Messages of the back end's own accord that are taken at once."""
 
+_LONGEST_NAP = 0.05
+
 P = TypeVar("P", bound=Payload)
+Connect = Callable[[float], socket.socket]
+"""Connects to the same back end once more, within so many seconds. Raises SetupError."""
 
 
 class FrontEnd(Owner):
     """The driver's end of a connection to a vhost-user back end; owns the connected socket `sock`.
 
     Constructing it negotiates the protocol; nothing of the device is touched. `protocol` is what was negotiated,
-    `queue_count` how many queues there are, None where that is not told. `seconds` is how long an answer may take. May
-    be used from several threads.
+    `queue_count` how many queues there are, None where that is not told. `seconds` is how long an answer may take.
+    With `again`, a back end that has gone is waited for as long as `reconnect_seconds` in `reconnect`. May be used from
+    several threads.
 
     Every method raises DeviceLost when the back end is gone, DeadlineExpired when it does not answer, BrokenProtocol
     for nonsense, and from then on the same again; BackEndRefused for what it says no to.
     """
 
-    def __init__(self, sock: socket.socket, *, seconds: float = ANSWER_SECONDS, peer: str = "the back end") -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        seconds: float = ANSWER_SECONDS,
+        peer: str = "the back end",
+        again: Connect | None = None,
+        reconnect_seconds: float = 0.0,
+    ) -> None:
         self.seconds = seconds
+        self.peer = peer
+        self.reconnect_seconds = reconnect_seconds if again is not None else 0.0
+        self._again = again
         self.protocol = ProtocolFeature(0)
         self.queue_count: int | None = None
         self.rings_live = False
@@ -96,6 +113,11 @@ class FrontEnd(Owner):
         return self._channel.fault
 
     @property
+    def gone_for_now(self) -> bool:
+        """Whether the back end has hung up and may be found again. One that talks nonsense, or is silent, is not."""
+        return self.reconnect_seconds > 0 and type(self.fault) is DeviceLost
+
+    @property
     def config_changes(self) -> int | None:
         """How often the back end has said that its configuration changed; None where it has no way to say so."""
         return self._back_end.config_changes if self._back_end is not None else None
@@ -104,6 +126,23 @@ class FrontEnd(Owner):
     def speaks_protocol_features(self) -> bool:
         """Whether bit 30 was offered: queues then have to be enabled."""
         return bool(self._offered & PROTOCOL_FEATURES)
+
+    def reconnect(self) -> None:
+        """Wait for a back end that has gone, and negotiate the protocol with it as before; eventfds stay what they are.
+
+        Raises DeviceLost when it does not come back in time, DeviceChanged when it offers something else now.
+        """
+        deadline, nap = Deadline(self.reconnect_seconds), 0.001
+        with self._lock:
+            while True:
+                try:
+                    self._begin_anew(deadline)
+                    return
+                except (SetupError, DeviceLost, DeadlineExpired) as error:
+                    if deadline.expired():
+                        raise self._stayed_away(error) from error
+                time.sleep(min(nap, deadline.remaining()))
+                nap = min(2 * nap, _LONGEST_NAP)
 
     def read_features(self) -> int:
         """The features of the device: those offered, without what is about the protocol."""
@@ -198,6 +237,40 @@ class FrontEnd(Owner):
                 os.close(self._lines.popitem()[1])
 
     # --- Private ------------------------------------------------------------------------------------------------------
+
+    def _begin_anew(self, deadline: Deadline) -> None:
+        assert self._again is not None, "only what can be found again is gone for now"
+        channel = Channel(self._again(max(deadline.remaining(), 0.001)), self.peer)
+        self._channel.close()
+        if self._back_end is not None:
+            self._back_end.close()
+        changes, had = self.config_changes, (self.protocol, self.queue_count, self.speaks_protocol_features)
+        self._channel, self._back_end, self.rings_live = channel, None, False
+        self.protocol = ProtocolFeature(0)
+        try:
+            self._negotiate()
+            has = (self.protocol, self.queue_count, self.speaks_protocol_features)
+            if has != had:
+                raise DeviceChanged(
+                    f"{self.peer} came back with another protocol: it had {had[0]!r} and {had[1]} queues, now it has "
+                    f"{has[0]!r} and {has[1]}"
+                )
+        except HwloopError as error:
+            channel.give_up(error)
+            raise
+        finally:
+            self.protocol, self.queue_count = had[:2]
+            if self._back_end is not None:
+                self._back_end.config_changes = changes or 0
+
+    def _stayed_away(self, error: HwloopError) -> DeviceLost:
+        lost = DeviceLost(
+            f"{self.peer} is gone, and did not come back within {self.reconnect_seconds:g} s: {error.problem}",
+            remedy="start it again, then open the device again",
+        )
+        self._channel.give_up(lost)
+        self.reconnect_seconds = 0.0
+        return lost
 
     def _negotiate(self) -> None:
         self._offered = self.ask(Request.GET_FEATURES, Nothing(), Number).value

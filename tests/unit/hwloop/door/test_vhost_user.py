@@ -127,7 +127,7 @@ def test_a_device_that_is_no_disk_is_named_by_the_option(path: Path) -> None:
         ("queue-size=many", "cannot be 'many'"),
         ("wait=never", "choose one of: poll, irq"),
         ("device=gpu", "choose one of: block, console, rng"),
-        ("hal=vfio", "there is: device, queue-size, wait"),
+        ("hal=vfio", "there is: device, queue-size, reconnect, wait"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_refused_before_anything_is_opened(options: str, words: str) -> None:
