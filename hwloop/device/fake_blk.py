@@ -131,7 +131,9 @@ class FakeBlk(FakeDevice):
         self.strict = True
         self.blk_faults = BlkFaults()
         self.requests: list[RequestType] = []
-        self.zones = None if zones is None else FakeZones(zones, size // SECTOR_SIZE, self._forget)
+        self.zones: FakeZones | None = None
+        if zones is not None and zones.model is not ZonedModel.NONE:
+            self.zones = FakeZones(zones, size // SECTOR_SIZE, self._forget)
         values = _USUAL_FIELDS | {
             "capacity": size // SECTOR_SIZE,
             "size_max": size_max,

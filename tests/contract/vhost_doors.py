@@ -109,7 +109,7 @@ class StorageDaemonDoor(SocketDoor):
             return image.read(length)
 
 
-class TestdevDoor(SocketDoor):
+class DeviceProcessDoor(SocketDoor):
     """`hwloop testdev`, a process of its own, with an image."""
 
     can = frozenset(field.name for field in fields(Wants)) - {"serial"}
