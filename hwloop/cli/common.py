@@ -98,10 +98,13 @@ def open_device(target: str, kind: type[D], what: str) -> D:
     """
     from hwloop import session
     from hwloop.errors import Unsupported
+    from hwloop.spec import DeviceType
 
     device = session.open(target)
     if not isinstance(device, kind):
         device.close()
+        if device.device_type() == DeviceType.Block:
+            raise Unsupported(f"{target} is a {device.device_name()} disk, not {what}")
         label = device.device_type().label
         article = "an" if label[0] in "aeiou" else "a"
         raise Unsupported(f"{target} is {article} {label} device, not {what}", remedy="see: hwloop list")

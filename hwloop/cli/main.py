@@ -6,28 +6,32 @@ import os
 import signal
 import sys
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hwloop.errors import exit_code_of
 from hwloop.signals import Interrupted, unwind_on_signals
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 # Name -> (module, attribute, one line for the help). The line stands here so that --help imports no command.
 COMMANDS = {
     "list": ("hwloop.cli.list", "command", "Show the virtio devices of this machine."),
     "info": ("hwloop.cli.info", "command", "Show one device: capabilities, features, queues, configuration."),
-    "read": ("hwloop.cli.read", "command", "Read bytes from a disk."),
-    "write": ("hwloop.cli.write", "command", "Write bytes to a disk."),
-    "flush": ("hwloop.cli.flush", "command", "Make everything written to a disk durable."),
-    "id": ("hwloop.cli.id", "command", "Print the serial of a disk."),
-    "copy": ("hwloop.cli.copy", "command", "Copy a disk, a file or a pipe to another one."),
-    "compare": ("hwloop.cli.compare", "command", "Compare two disks, files or pipes."),
-    "verify": ("hwloop.cli.verify", "command", "Check that a disk holds a pattern, or write it."),
     "features": ("hwloop.cli.features", "command", "Explain feature bits of a device or a number; compare two."),
     "caps": ("hwloop.cli.caps", "command", "Show the PCI capabilities of a device."),
     "regs": ("hwloop.cli.regs", "command", "Show the registers of a device by name."),
+    "queues": ("hwloop.cli.queues", "command", "Show the rings of a device, both sides, explained."),
+    "read": ("hwloop.cli.read", "command", "Read bytes from a disk."),
+    "write": ("hwloop.cli.write", "command", "Write bytes to a disk."),
+    "copy": ("hwloop.cli.copy", "command", "Copy a disk, a file or a pipe to another one."),
+    "compare": ("hwloop.cli.compare", "command", "Compare two disks, files or pipes."),
+    "verify": ("hwloop.cli.verify", "command", "Check that a disk holds a pattern, or write it."),
     "exec": ("hwloop.cli.exec", "command", "Run commands of qemu-io's language on a disk."),
+    "flush": ("hwloop.cli.flush", "command", "Make everything written to a disk durable."),
+    "id": ("hwloop.cli.id", "command", "Print the serial of a disk."),
     "bench": ("hwloop.cli.bench", "command", "Measure a disk: IOPS, latencies, costs a request."),
     "rng": ("hwloop.cli.rng", "command", "Read random bytes from an entropy device."),
     "console": ("hwloop.cli.console", "command", "Talk to a console device."),
@@ -40,6 +44,22 @@ COMMANDS = {
         "Serve a test disk over vhost-user: zoned, erasable, worn, or faulty.",
     ),
     "vm": ("hwloop.cli.vm", "group", "Build and run the test VM."),
+    "completion": ("hwloop.cli.completion", "command", "Print completion for bash, zsh or fish."),
+    "man": ("hwloop.cli.man", "command", "Print or write the manual pages."),
+    "schema": ("hwloop.cli.schema", "command", "Print the JSON Schema of what --json prints."),
+}
+
+# A section of the help begins with each of these.
+_SECTIONS = {
+    "list": "Look",
+    "read": "Read and write disks",
+    "flush": "Flush and erase disks",
+    "id": "Ask disks",
+    "bench": "Measure",
+    "rng": "Other devices",
+    "bind": "Drivers of the kernel",
+    "testdev": "Test devices and machines",
+    "completion": "About hwloop",
 }
 
 
@@ -64,9 +84,25 @@ class LazyGroup(click.Group):
             # click would turn it into exit status 1, which other errors have too.
             raise Interrupted(signal.SIGPIPE) from None
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            return click.Command.shell_complete(self, ctx, incomplete)
+        return [
+            CompletionItem(name, help=line) for name, (_, _, line) in COMMANDS.items() if name.startswith(incomplete)
+        ]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+        sections: list[tuple[str, list[tuple[str, str]]]] = []
+        for name, (_, _, line) in COMMANDS.items():
+            if name in _SECTIONS or not sections:
+                sections.append((_SECTIONS.get(name, "Commands"), []))
+            sections[-1][1].append((name, line))
+        width = max(map(len, COMMANDS))
+        for title, rows in sections:
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), line) for name, line in rows])
 
 
 _EPILOG = """\b
@@ -119,6 +155,8 @@ def entry(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run a command line and return its exit status; errors are printed to standard error."""
+    if "_HWLOOP_COMPLETE" in os.environ:
+        return _complete(os.environ["_HWLOOP_COMPLETE"])
     try:
         result = main.main(args=arguments, prog_name="hwloop", standalone_mode=False)
         sys.stdout.flush()
@@ -137,6 +175,19 @@ def run(arguments: list[str] | None = None) -> int:
     except OSError as error:
         _report(error)
         return exit_code_of(error)
+
+
+def _complete(instruction: str) -> int:
+    """A shell asks what a word may become: `bash_complete`, or `bash_source`."""
+    from click.shell_completion import shell_complete
+
+    from hwloop.cli.completion import SHELLS, VARIABLE, completer
+
+    shell, _, what = instruction.partition("_")
+    if shell != "bash" or what != "complete":
+        return shell_complete(main, {}, "hwloop", VARIABLE, instruction) if shell in SHELLS else 2
+    click.echo(completer(shell, main).complete())
+    return 0
 
 
 def _interrupted(ending: Interrupted, cause: BaseException | None = None) -> int:

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import click
 
-from hwloop.cli.common import SIZE, bytes_text, open_disk, progress, target_argument
+from hwloop.cli.common import SIZE, bytes_text, json_option, open_disk, print_json, progress, target_argument
 
 _CHUNK = 1 << 20
 
@@ -20,7 +20,8 @@ _CHUNK = 1 << 20
 @click.argument("offset", type=SIZE)
 @click.option("-i", "--input", "source", metavar="FILE", help="Read from FILE instead of standard input.")
 @click.option("--no-flush", is_flag=True, help="Do not make the data durable at the end.")
-def command(target: str, offset: int, source: str | None, no_flush: bool) -> None:
+@json_option
+def command(target: str, offset: int, source: str | None, no_flush: bool, as_json: bool) -> None:
     """Write bytes to a disk, beginning at OFFSET (bytes, or a number with k, M, G or T).
 
     Where the data is not whole blocks, the rest of the first and the last block keeps what it had. At the end the
@@ -37,6 +38,9 @@ def command(target: str, offset: int, source: str | None, no_flush: bool) -> Non
                 report(done)
             if not no_flush:
                 disk.flush()
+    if as_json:
+        print_json({"target": target, "offset": offset, "bytes": chunks.count, "flushed": not no_flush})
+        return
     click.echo(f"{bytes_text(chunks.count)} written to {target} at {offset}", err=True)
 
 

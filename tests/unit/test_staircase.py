@@ -63,6 +63,7 @@ STEPS = {
     "hwloop.describe_pci": 6,
     "hwloop.feature_text": 1,
     "hwloop.script": 6,
+    "hwloop.schema": 6,
     "hwloop.bench": 6,
     "hwloop.transfer": 6,
     "hwloop.cli": 7,
