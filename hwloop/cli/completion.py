@@ -38,7 +38,8 @@ class ColonBash(BashComplete):
 complete -o nosort -F %(complete_func)s %(prog_name)s
 """
 
-    def _check_version(self) -> None:
+    @staticmethod
+    def _check_version() -> None:
         """Any bash from 4 on does; click would start one to ask."""
 
     def get_completion_args(self) -> tuple[list[str], str]:

@@ -41,7 +41,7 @@ COMMANDS = {
     "testdev": (
         "hwloop.cli.testdev",
         "command",
-        "Serve a test disk over vhost-user: zoned, erasable, worn, or faulty.",
+        "Serve a test disk: zoned, erasable, worn, or faulty.",
     ),
     "vm": ("hwloop.cli.vm", "group", "Build and run the test VM."),
     "completion": ("hwloop.cli.completion", "command", "Print completion for bash, zsh or fish."),

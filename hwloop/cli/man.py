@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,7 @@ _STATUSES = (
 @click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Write all pages there: hwloop.1, hwloop-read.1, ...",
+    help="Write all pages there: hwloop.1, hwloop-read.1, and so on.",
 )
 def command(name: str | None, folder: Path | None) -> None:
     """Print the manual page of hwloop or of one command, for man: `hwloop man copy | man -l -`."""
@@ -78,7 +79,8 @@ def _command(found: click.Command, context: click.Context) -> Iterator[str]:
     yield f"\\fB{_escape(context.command_path)}\\fR {_escape(' '.join(found.collect_usage_pieces(context)))}"
     yield ".SH DESCRIPTION"
     yield from _paragraphs(found.help or "")
-    options = [record for option in found.get_params(context) if (record := option.get_help_record(context))]
+    named = [parameter for parameter in found.get_params(context) if isinstance(parameter, click.Option)]
+    options = [record for option in named if (record := option.get_help_record(context))]
     yield ".SH OPTIONS"
     for names, text in options:
         yield from (".TP", f"\\fB{_escape(names)}\\fR", _escape(text))
@@ -100,7 +102,7 @@ def _commands() -> Iterator[str]:
 
 def _paragraphs(text: str) -> Iterator[str]:
     """Paragraphs; what follows a \\b is shown as it is."""
-    for paragraph in re.split(r"\n\s*\n", _dedent(text)):
+    for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(text)):
         if paragraph.startswith("\b"):
             yield ".nf"
             yield from (_escape(line) for line in paragraph.splitlines()[1:])
@@ -108,12 +110,6 @@ def _paragraphs(text: str) -> Iterator[str]:
         else:
             yield _escape(" ".join(paragraph.split()))
         yield ".PP"
-
-
-def _dedent(text: str) -> str:
-    import inspect
-
-    return inspect.cleandoc(text)
 
 
 def _escape(text: str) -> str:
