@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from hwloop.device.base import Device, Driver
+    from hwloop.device.blk import VirtioBlk
     from hwloop.device.block import BlockDevice
 
     _IntParameter = click.ParamType[int]
@@ -89,6 +90,13 @@ def open_any(target: str) -> Device:
     from hwloop.device.base import Device
 
     return open_device(target, Device, "a virtio device with registers")  # type: ignore[type-abstract]
+
+
+def open_virtio_disk(target: str) -> VirtioBlk:
+    """Take a disk that is virtio: svirtb has no caches, lifetimes or zones to ask for."""
+    from hwloop.device.blk import VirtioBlk
+
+    return open_device(target, VirtioBlk, "a virtio disk")
 
 
 def open_device(target: str, kind: type[D], what: str) -> D:

@@ -176,10 +176,11 @@ class QemuPlace(Place):
         read_only = self.options.get("read-only", "off")
         size = self.options.get("block-size")
         cache = self.options.get("write-cache", "on")
-        image = _joined("driver=file", **{"node-name": "file0", "filename": self.target.name, "read-only": read_only})
+        # What is discarded, or zeroed with leave to unmap, becomes a hole of the image.
+        node_options = {"read-only": read_only, "discard": "unmap"}
+        image = _joined("driver=file", **{"node-name": "file0", "filename": self.target.name, **node_options})
         node = _joined(
-            f"driver={self.options.get('format', 'raw')}",
-            **{"node-name": DISK_NODE, "file": "file0", "read-only": read_only},
+            f"driver={self.options.get('format', 'raw')}", **{"node-name": DISK_NODE, "file": "file0", **node_options}
         )
         device = self.device_argument(
             "virtio-blk",

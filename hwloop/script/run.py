@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from hwloop.device.blk_ranges import BlkRanges
 from hwloop.device.block import BlockDevice
 from hwloop.device.stream import check_range, read_range, write_range
 from hwloop.errors import HwloopError, InvalidParam, Mismatch, Unsupported
@@ -109,19 +110,18 @@ class Script:
         self._report("wrote", offset, length, command, event)
 
     def _zero(self, command: Command, offset: int, length: int) -> None:
-        write_zeroes = write_zeroes_of(self._disk)
+        write_zeroes = write_zeroes_of(self._disk, unmap=command.has("u"))
         if command.has("P"):
             raise InvalidParam("-z and -P are two things to write", remedy="leave one of them out")
         if write_zeroes is None:
             raise Unsupported("the disk has no VIRTIO_BLK_F_WRITE_ZEROES", remedy="write -P 0 writes zeros")
-        write_zeroes(offset, length, **({"unmap": True} if command.has("u") else {}))
+        write_zeroes(offset, length)
 
     def _discard(self, command: Command, event: Event) -> None:
         offset, length = self._range(command)
-        discard: Any = getattr(self._disk, "discard", None)
-        if discard is None:
+        if not isinstance(self._disk, BlkRanges):
             raise Unsupported("the disk has no VIRTIO_BLK_F_DISCARD")
-        discard(offset, length)
+        self._disk.discard(offset, length)
         self._report("discard", offset, length, command, event)
 
     def _flush(self, command: Command, event: Event) -> None:

@@ -9,9 +9,10 @@ import stat
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from typing import Any, BinaryIO
 
+from hwloop.device.blk_ranges import BlkRanges
 from hwloop.device.block import BlockDevice
 from hwloop.device.stream import read_range
 from hwloop.device.writer import BlockWriter, check_range
@@ -67,11 +68,13 @@ class DiskSink(Sink):
     Zeros are WRITE_ZEROES requests, which may also give up the space, where the device has them, and else are written.
     """
 
-    def __init__(self, disk: BlockDevice, name: str) -> None:
+    def __init__(
+        self, disk: BlockDevice, name: str, *, may_write_zeroes: bool = True, unmap: bool | None = None
+    ) -> None:
         self.disk = disk
         self.name = name
         self._writer = BlockWriter(disk)
-        self._write_zeroes = write_zeroes_of(disk)
+        self._write_zeroes = write_zeroes_of(disk, unmap=unmap) if may_write_zeroes else None
 
     def size(self) -> int:
         return self.disk.size()
@@ -113,10 +116,13 @@ class DiskSink(Sink):
         self.disk.close()
 
 
-def write_zeroes_of(disk: BlockDevice) -> Callable[[int, int], object] | None:
-    """The disk's own way to zero a range of bytes, or None when it has none."""
-    method: Any = getattr(disk, "write_zeroes", None)
-    return method if method is not None and getattr(disk, "can_write_zeroes", False) else None
+def write_zeroes_of(disk: BlockDevice, *, unmap: bool | None = None) -> Callable[[int, int], object] | None:
+    """The disk's own way to zero a range of whole blocks, or None when it has none. `unmap`: give up the space; None:
+    where the disk says that it would."""
+    limits = disk.limits
+    if not isinstance(disk, BlkRanges) or limits.write_zeroes is None:
+        return None
+    return partial(disk.write_zeroes, unmap=limits.write_zeroes_may_unmap if unmap is None else unmap)
 
 
 class FileSink(Sink):

@@ -15,6 +15,8 @@ from hwloop.cli.main import run
 from hwloop.device.blk_protocol import RequestType
 from hwloop.errors import InvalidParam
 from hwloop.script.language import FORMS, parse
+from hwloop.spec import BlkFeature
+from hwloop.transport.fake_device import MODERN
 from tests.unit.hwloop.machine import DISK, Machine, NewMachine
 
 SIZE = 1 << 20
@@ -124,6 +126,21 @@ def test_aio_commands_are_in_flight_together_and_checked_at_the_end(
 def test_a_flushing_write_is_durable(machine: Machine) -> None:
     assert execute("write -f -P 9 0 512") == 0
     assert machine.disk.durable[:512] == b"\x09" * 512
+
+
+def test_zeros_and_discards_are_the_disks_own(new_machine: NewMachine, capfd: pytest.CaptureFixture[str]) -> None:
+    machine = new_machine(SIZE, features=MODERN | BlkFeature.WRITE_ZEROES | BlkFeature.DISCARD)
+    machine.disk.data[:] = b"x" * SIZE
+    assert execute("write -z 0 4k", "write -zu 8k 4k", "discard 16k 4k") == 0
+    assert machine.disk.data[:4096] == machine.disk.data[8192:12288] == bytes(4096)
+    assert machine.disk.requests == [RequestType.WRITE_ZEROES, RequestType.WRITE_ZEROES, RequestType.DISCARD]
+
+
+@pytest.mark.parametrize(("line", "words"), [("write -z 0 512", "WRITE_ZEROES"), ("discard 0 512", "DISCARD")])
+def test_a_disk_that_cannot_says_so(machine: Machine, capfd: pytest.CaptureFixture[str], line: str, words: str) -> None:
+    assert execute(line) == 2
+    assert words in capfd.readouterr().err
+    assert machine.given_back()
 
 
 def test_a_script_comes_from_standard_input(

@@ -73,8 +73,8 @@ def test_what_was_not_asked_for_is_left_to_qemu() -> None:
 def test_the_image_is_opened_as_what_it_was_said_to_be_and_never_probed() -> None:
     for options, kind, read_only in (("", "raw", "off"), ("format=qcow2&read-only=on", "qcow2", "on")):
         file, node = (argument for argument in place(options).arguments() if argument.startswith("driver="))
-        assert file == f"driver=file,node-name=file0,filename=disk.img,read-only={read_only}"
-        assert node == f"driver={kind},node-name=disk0,file=file0,read-only={read_only}"
+        assert file == f"driver=file,node-name=file0,filename=disk.img,read-only={read_only},discard=unmap"
+        assert node == f"driver={kind},node-name=disk0,file=file0,read-only={read_only},discard=unmap"
 
 
 def test_a_device_that_is_no_disk_has_no_image() -> None:
