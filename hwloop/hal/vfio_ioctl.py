@@ -143,7 +143,8 @@ def set_irq_eventfds(device: int, index: int, start: int, eventfds: list[int]) -
     flags = IRQ_SET_DATA_EVENTFD | IRQ_SET_ACTION_TRIGGER
     size = 20 + 4 * len(eventfds)
     head = struct.pack("=5I", size, flags, index, start, len(eventfds))
-    return int(ioctl(device, DEVICE_SET_IRQS, head + struct.pack(f"={len(eventfds)}i", *eventfds)) or 0)
+    # With an immutable argument fcntl returns the buffer and not how many there are.
+    return int(ioctl(device, DEVICE_SET_IRQS, bytearray(head + struct.pack(f"={len(eventfds)}i", *eventfds))))
 
 
 def disable_irqs(device: int, index: int) -> None:

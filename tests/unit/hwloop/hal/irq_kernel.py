@@ -31,7 +31,12 @@ class IrqKernel:
         self.calls: list[str] = []
         self.fail: dict[int, int] = {}
 
-    def ioctl(self, fd: int, request: int, argument: Any = 0) -> int:
+    def ioctl(self, fd: int, request: int, argument: Any = 0) -> Any:
+        """As `fcntl.ioctl`, which returns the kernel's number only where the argument is one that it can change."""
+        number = self._ioctl(request, argument)
+        return number if isinstance(argument, bytearray) else bytes(argument)
+
+    def _ioctl(self, request: int, argument: Any) -> int:
         if request == vfio.DEVICE_GET_IRQ_INFO:
             return self._info(argument)
         assert request == vfio.DEVICE_SET_IRQS
