@@ -141,7 +141,7 @@ def _describe_place(place: Place, why_not: str = "") -> Description:
     registers, way = None, None
     if not why_not:
         try:
-            with place.open_transport() as opened:
+            with place.open_filtered() as opened:
                 registers = _read_registers(opened.transport)
                 way = Way(opened.transport.name, opened.hal.name, opened.why)
                 device_type: DeviceType | None = opened.transport.device_type()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import atexit
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 
 from hwloop.device import Driver
 from hwloop.door import DOORS, KernelPlace, Place
 from hwloop.errors import Unsupported
+from hwloop.filter import Filter, FilterMaker, parse_filters
 from hwloop.signals import shield
 from hwloop.target import Target
 from udev import Sysfs
@@ -19,7 +22,20 @@ def find(target: str | Target, sysfs: Sysfs | None = None) -> Place:
     Raises InvalidParam, udev.DeviceNotFound, Unsupported for a device that is not virtio.
     """
     parsed = Target.parse(target) if isinstance(target, str) else target
-    return DOORS.get(parsed.kind)(parsed, sysfs or Sysfs())
+    text = parsed.options.get("filter")
+    if text is not None:
+        parsed = replace(parsed, options={key: value for key, value in parsed.options.items() if key != "filter"})
+    place = DOORS.get(parsed.kind)(parsed, sysfs or Sysfs())
+    place.filters = [*_for_all(str(target)), *(parse_filters(text, str(target)) if text is not None else ())]
+    return place
+
+
+EVERY_DEVICE: list[Callable[[str], Filter]] = []
+"""Filters for each device that is found from now on, given its target: `--trace` of the command line adds one."""
+
+
+def _for_all(target: str) -> list[FilterMaker]:
+    return [lambda make=make: make(target) for make in EVERY_DEVICE]  # type: ignore[misc]
 
 
 def find_in_kernel(target: str | Target, sysfs: Sysfs | None = None) -> KernelPlace:

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from hwloop.errors import InvalidParam
 
-KINDS = ("pci", "block", "mmio", "qemu", "qtest", "fake", "svirtb", "vhost-user", "vhost-vdpa")
+KINDS = ("pci", "block", "mmio", "qemu", "qtest", "fake", "replay", "svirtb", "vhost-user", "vhost-vdpa")
 _PCI_ADDRESS = re.compile(r"(?:[0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]")
 _BLOCK_NAME = re.compile(r"[a-z][a-z0-9]*")
 _EXAMPLE_OF = {
@@ -16,6 +16,7 @@ _EXAMPLE_OF = {
     "qemu": "a disk image: qemu:disk.img",
     "qtest": "the socket of a QEMU that you started: qtest:/tmp/qtest.sock",
     "fake": "a size: fake:16M",
+    "replay": "a recording: replay:blk.rec",
     "svirtb": "a disk image: svirtb:disk.img",
     "vhost-user": "the socket of a back end: vhost-user:/tmp/vhost.sock",
     "vhost-vdpa": "a node of the kernel: vhost-vdpa:/dev/vhost-vdpa-0",

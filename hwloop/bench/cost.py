@@ -139,7 +139,7 @@ class CountedPlace(Place):
         return self._inner.device_type
 
     def open_transport(self) -> Opened:
-        opened = self._inner.open_transport()
+        opened = self._inner.open_filtered()
         transport = CountingTransport(opened.transport, self.counts)
         return Opened(transport, CountingHal(opened.hal, self.counts), opened.resources, opened.why)
 

@@ -49,6 +49,7 @@ COMMANDS = {
         "command",
         "Serve a test disk: zoned, erasable, worn, or faulty.",
     ),
+    "trace": ("hwloop.cli.trace", "group", "Show a trace, or export it for Perfetto."),
     "vm": ("hwloop.cli.vm", "group", "Build and run the test VM."),
     "completion": ("hwloop.cli.completion", "command", "Print completion for bash, zsh or fish."),
     "man": ("hwloop.cli.man", "command", "Print or write the manual pages."),
@@ -69,6 +70,37 @@ _SECTIONS = {
 }
 
 
+OPENING_NOTHING = frozenset({"list", "bind", "unbind", "restore", "testdev", "trace", "vm"})
+"""The commands that open no device, and so have nothing to trace."""
+
+
+def _traced(command: click.Command) -> click.Command:
+    """The command with the option --trace, whatever else it takes."""
+    if not any(parameter.name == "trace_file" for parameter in command.params):
+        command.params.append(
+            click.Option(
+                ["--trace", "trace_file"],
+                metavar="FILE",
+                expose_value=False,
+                callback=_start_tracing,
+                help="Write what passes between driver and device to FILE; see: hwloop trace --help.",
+            )
+        )
+    return command
+
+
+def _start_tracing(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
+    """From now on to the end of the command, each device that is opened is traced."""
+    if path is None or ctx.resilient_parsing:
+        return
+    from hwloop import session
+    from hwloop.filter.trace import TraceMaker
+
+    maker = TraceMaker(path)
+    session.EVERY_DEVICE.append(maker)
+    ctx.call_on_close(lambda: session.EVERY_DEVICE.remove(maker))
+
+
 class LazyGroup(click.Group):
     """A group that imports a command when it is run, and not to list it."""
 
@@ -81,7 +113,7 @@ class LazyGroup(click.Group):
         module, attribute, _ = COMMANDS[cmd_name]
         command = getattr(import_module(module), attribute)
         assert isinstance(command, click.Command)
-        return command
+        return command if cmd_name in OPENING_NOTHING else _traced(command)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -120,7 +152,11 @@ TARGET names a device, with options behind a question mark:
   vhost-user:SOCKET   a device that is a process, such as qemu-storage-daemon's
   vhost-vdpa:NODE     a vDPA device behind /dev/vhost-vdpa-N
   fake:16M            a disk in this process; ?io-error=1 and every other way of misbehaving
+  replay:FILE         a device that ?filter=record:FILE has recorded
   svirtb:DISK.img     a "Simple VirtIO Block" device; ?trapped=on
+
+\b
+Each takes ?filter=NAME,...: trace:FILE, record:FILE, delay:5ms, fault:gone-after=3.
 
 \b
 Exit status: 0 ok, 1 not equal, 2 wrong arguments, 3 refused because a device is in use, 4 the

@@ -6,6 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from hwloop.device.events import DeviceEvents
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 log = logging.getLogger("hwloop.device")
+
+
+_LAST_EVENTS = "the last events:"
 
 
 class BaseDriverOps(ABC):
@@ -59,6 +63,13 @@ class BlockDriverOps(BaseDriverOps):
     @abstractmethod
     def flush(self) -> None:
         """Returns when everything written so far is on the storage."""
+
+
+def note_last_events(error: BaseException, transport: Transport) -> None:
+    """Let an error say what happened to the device last, where that is traced; once for each error."""
+    events = transport.last_events()
+    if events and not any(note.startswith(_LAST_EVENTS) for note in getattr(error, "__notes__", ())):
+        error.add_note("\n".join([_LAST_EVENTS, *events]))
 
 
 class Driver(BaseDriverOps, Owner):
@@ -143,6 +154,8 @@ class Device(Driver):
             self._use_lines(wait)
             transport.finish_init()
         except BaseException as error:
+            if isinstance(error, DeviceError):
+                note_last_events(error, transport)
             lost = self._mark_failed()
             self.close()
             if lost is not None and isinstance(error, DeviceError):
@@ -163,6 +176,13 @@ class Device(Driver):
                 return lost
         return None
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, DeviceError):
+            note_last_events(error, self.transport)
+        super().__exit__(kind, error, trace)
+
     @abstractmethod
     def _set_up(self) -> None:
         """Read the configuration and create the queues; the device is not live yet."""
@@ -171,7 +191,7 @@ class Device(Driver):
         return self.transport.device_type()
 
     def _add_queue(self, index: int, size: int | None = None) -> VirtQueue:
-        queue = VirtQueue(self.hal, self.transport, index, size)
+        queue = self.transport.watch_queue(VirtQueue(self.hal, self.transport, index, size))
         self.queues.append(queue)
         return queue
 

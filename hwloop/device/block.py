@@ -21,6 +21,7 @@ from hwloop.errors import (
     DeviceClosed,
     DeviceError,
     DeviceLost,
+    DriverError,
     HwloopError,
     InvalidParam,
     NotReady,
@@ -334,6 +335,10 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
         except OSError as failure:
             if request is not None:
                 request.wanted = False
+            if isinstance(failure, DriverError):
+                # Not the device's fault, such as a driver that does not follow the recording it runs on.
+                self._give_up(failure)
+                raise
             error = DeviceLost(f"the device cannot be notified: {failure.strerror}", remedy="open it again")
             error.__cause__ = failure
             self._give_up(error)

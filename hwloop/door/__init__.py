@@ -20,6 +20,7 @@ DOORS: Registry[Callable[[Target, Sysfs], Place]] = Registry(
         "fake": "hwloop.door.fake:find",
         "qemu": "hwloop.door.qemu:find",
         "qtest": "hwloop.door.qtest:find",
+        "replay": "hwloop.door.replay:find",
         "svirtb": "hwloop.door.svirtb:find",
         "vhost-user": "hwloop.door.vhost_user:find",
         "vhost-vdpa": "hwloop.door.vhost_vdpa:find",

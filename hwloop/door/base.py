@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 
 from hwloop.device import DRIVERS, Device, Driver
 from hwloop.errors import InvalidParam, Unsupported
+from hwloop.filter import Filter, FilterMaker
 from hwloop.hal.base import Hal
+from hwloop.hal.filter import HalFilter
 from hwloop.signals import shield
 from hwloop.spec import DeviceType
 from hwloop.target import Target
@@ -48,6 +50,10 @@ class Opened:
 class Place(ABC):
     """One device that a target names, not opened. Making a place opens and changes nothing."""
 
+    filters: Sequence[FilterMaker] = ()
+    """What makes the filters of a device that is opened, the one nearest to the driver first."""
+    _filters: Sequence[Filter] = ()
+
     def __init__(self, target: Target) -> None:
         self.target = target
 
@@ -68,6 +74,27 @@ class Place(ABC):
         Raises RefusedError for a device in use, SetupError for what the machine lacks, TransportError.
         """
 
+    def open_filtered(self) -> Opened:
+        """As `open_transport`, with `filters` in front of the device; without any it is the same."""
+        if not self.filters:
+            return self.open_transport()
+        with ExitStack() as stack:
+            with shield():
+                self._filters = [stack.enter_context(make()) for make in self.filters]
+                opened = self.open_transport()
+                stack.push(opened.resources)
+                hal = opened.hal if isinstance(opened.hal, HalFilter) else self.filtered(opened.hal)
+                transport = opened.transport
+                for one in reversed(self._filters):
+                    transport = one.transport(transport)
+            return Opened(transport, hal, stack.pop_all(), opened.why)
+
+    def filtered(self, hal: Hal) -> Hal:
+        """The Hal with filters in front. A door calls it before it reaches registers, for these to be seen."""
+        for one in reversed(self._filters):
+            hal = one.hal(hal)
+        return hal
+
     def open(self) -> Driver:
         """Take the device, initialise it and return its driver, which gives everything back when it is closed.
 
@@ -79,7 +106,7 @@ class Place(ABC):
             self._driver(self.device_type)
         with ExitStack() as stack:
             with shield():
-                opened = self.open_transport()
+                opened = self.open_filtered()
                 stack.push(opened.resources)
                 driver = self._driver(opened.transport.device_type())
                 device = driver(opened.transport, opened.hal, wait=self.target.options.get("wait", POLL))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
 from hwloop.errors import InvalidParam, Unsupported
+from hwloop.hal.base import Hal
 from hwloop.hal.qtest import QtestHal
 from hwloop.hal.qtest_interrupt import Wiring
 from hwloop.qtest.machine import PciHost, Slots
@@ -38,11 +39,18 @@ from pci.port import CONFIG_PORT
 _PORTS = 8
 
 
-def reach(machine: Machine, mode: str | None = None, place: str | None = None) -> tuple[Transport, QtestHal]:
+def reach(
+    machine: Machine,
+    mode: str | None = None,
+    place: str | None = None,
+    *,
+    filtered: Callable[[Hal], Hal] = lambda hal: hal,
+) -> tuple[Transport, Hal]:
     """The transport and the Hal of a virtio device of a machine; both are the caller's to close.
 
     `mode` is `modern` or `legacy`, for a transitional PCI function; `place` the address of a PCI function (`00:02.0`)
-    or the number of a slot, None the first device there is. BARs that have addresses keep them. Raises Unsupported when
+    or the number of a slot, None the first device there is; `filtered` puts
+    filters in front of the Hal. BARs that have addresses keep them. Raises Unsupported when
     there is no such device, TransportError, QtestError, DeviceLost, DeadlineExpired.
     """
     transport: Transport
@@ -51,15 +59,17 @@ def reach(machine: Machine, mode: str | None = None, place: str | None = None) -
             host = machine.type.pci
             hal = QtestHal(machine.qtest, machine.ram, _intx(machine, host), ports_at=host.ports_at)
             stack.push(hal)
-            transport = _reach_function(machine, host, hal, mode, place)
+            seen = filtered(hal)
+            transport = _reach_function(machine, host, hal, seen, mode, place)
         else:
             assert machine.type.slots is not None
             address = find_slot(machine, machine.type.slots, place)
             hal = QtestHal(machine.qtest, machine.ram, _line(machine, machine.type.slots, address))
             stack.push(hal)
-            transport = MmioTransport(hal, address)
+            seen = filtered(hal)
+            transport = MmioTransport(seen, address)
         stack.pop_all()
-    return transport, hal
+    return transport, seen
 
 
 def pci_root(machine: Machine) -> PciRoot:
@@ -111,7 +121,7 @@ def find_slot(machine: Machine, slots: Slots, place: str | None = None) -> int:
 
 
 def _reach_function(
-    machine: Machine, host: PciHost, hal: QtestHal, mode: str | None, place: str | None
+    machine: Machine, host: PciHost, hal: QtestHal, seen: Hal, mode: str | None, place: str | None
 ) -> PciTransport | PciLegacyTransport:
     root = pci_root(machine)
     number_new_buses(root)
@@ -119,8 +129,8 @@ def _reach_function(
     config, bars = root.config(function), bars_of(root, function, host)
     hal.use_function(config, bars)
     if mode is None:
-        return open_pci(hal, config, bars)
-    return (PciLegacyTransport if mode == "legacy" else PciTransport)(hal, config, bars)
+        return open_pci(seen, config, bars)
+    return (PciLegacyTransport if mode == "legacy" else PciTransport)(seen, config, bars)
 
 
 def _windows(host: PciHost) -> AddressWindows:

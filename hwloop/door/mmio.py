@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import mmap
 import re
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from hwloop.claim import Claim
 from hwloop.door.base import SWITCH, WAIT, KernelPlace, Opened, Place, check_options
 from hwloop.errors import InvalidParam, RefusedError, SetupError, Unsupported
 from hwloop.guardian import Guardian, ending
+from hwloop.hal.base import Hal
 from hwloop.hal.devmem import DevMemHal
 from hwloop.inventory_mmio import bare_name, is_kernel_device, type_in_kernel
 from hwloop.lock import DeviceLock
@@ -43,14 +45,16 @@ class Slot:
     size: int
     version: int | None = None
 
-    def open(self, owner: Claim | DeviceLock, sysfs: Sysfs) -> Opened:
-        """The device whose registers these are; `owner` holds them against others, and is closed last."""
+    def open(self, owner: Claim | DeviceLock, sysfs: Sysfs, filtered: Callable[[Hal], Hal]) -> Opened:
+        """The device whose registers these are; `owner` holds them against others, and is closed last. `filtered` puts
+        filters in front of the Hal."""
         with ExitStack() as stack:
             guardian = stack.enter_context(Guardian())
             stack.enter_context(owner)
             stack.callback(guardian.device_ended)
             hal = stack.enter_context(DevMemHal(sysfs.dev / "mem", sysfs))
-            transport = stack.enter_context(self._look(hal, sysfs))
+            seen = filtered(hal)
+            transport = stack.enter_context(self._look(seen, sysfs))
             guardian.watch(owner, ending(transport, stops_dma=False))
             hal.memory_keeper = guardian.keep_memory
             if self.version not in (None, transport.version):
@@ -58,9 +62,9 @@ class Slot:
                     f"the registers at {self.address:#x} have version {transport.version}, not {self.version}",
                     remedy="the device cannot change it: leave version= out",
                 )
-            return Opened(transport, hal, stack.pop_all())
+            return Opened(transport, seen, stack.pop_all())
 
-    def _look(self, hal: DevMemHal, sysfs: Sysfs) -> MmioTransport:
+    def _look(self, hal: Hal, sysfs: Sysfs) -> MmioTransport:
         try:
             return MmioTransport(hal, self.address, self.size)
         except SetupError as error:
@@ -98,7 +102,7 @@ class MmioPlace(KernelPlace):
         self._refuse_driver()
         with ExitStack() as stack:
             with shield():
-                opened = self.slot.open(Claim(self.address, None, self._sysfs, bus=BUS), self._sysfs)
+                opened = self.slot.open(Claim(self.address, None, self._sysfs, bus=BUS), self._sysfs, self.filtered)
                 stack.push(opened.resources)
             # A signal that came meanwhile was raised at the end of the shield, and `stack` has given everything back.
             stack.pop_all()
@@ -124,7 +128,7 @@ class BarePlace(Place):
     def open_transport(self) -> Opened:
         with ExitStack() as stack:
             with shield():
-                opened = self.slot.open(DeviceLock(bare_name(self.slot.address)), self._sysfs)
+                opened = self.slot.open(DeviceLock(bare_name(self.slot.address)), self._sysfs, self.filtered)
                 stack.push(opened.resources)
             stack.pop_all()
         return opened

@@ -14,6 +14,7 @@ from hwloop.claim import UIO_DRIVER, VFIO_DRIVER, Claim, group_fault, translates
 from hwloop.door.base import WAIT, KernelPlace, Opened, check_options
 from hwloop.errors import SetupError, Unsupported
 from hwloop.guardian import Guardian, ending
+from hwloop.hal.base import Hal
 from hwloop.hal.iommufd import IOMMU_NODE, IommufdHal
 from hwloop.hal.physical import PhysicalHal
 from hwloop.hal.uio import UioHal
@@ -88,14 +89,17 @@ class PciPlace(KernelPlace):
                 bars = parse_resource_file(self.device.resource)
                 hal = self._make_hal(choice.hal, bars)
                 stack.enter_context(hal)
-                transport = stack.enter_context(_make_transport(choice.mode, hal, bars))
+                seen = self.filtered(hal)
+                transport = stack.enter_context(
+                    _make_transport(choice.mode, seen, ConfigSpace(hal.config_access()), bars)
+                )
                 if choice.hal == "uio":
                     guardian.watch(claim, ending(transport, stops_dma=True), cast(UioHal, hal).descriptors())
                 if choice.hal not in _CONFINING:
                     cast(PhysicalHal, hal).memory_keeper = guardian.keep_memory
                 self._settle_addresses(choice.hal, hal, transport.read_device_features())
             # A signal that came meanwhile was raised at the end of the shield, and `stack` has given everything back.
-            return Opened(transport, hal, stack.pop_all(), choice.why)
+            return Opened(transport, seen, stack.pop_all(), choice.why)
 
     def _confirm(self, choice: Choice) -> Choice:
         """The choice, now that the function is bound. Raises SetupError where what was asked for is not there."""
@@ -186,8 +190,7 @@ def _choose_hal(sysfs: Sysfs, device: PciDevice, wanted: str | None) -> tuple[st
     return ("vfio" if translates(sysfs, device) else "uio"), fault
 
 
-def _make_transport(mode: str, hal: PciHal, bars: Mapping[int, BarInfo]) -> Transport:
-    config = ConfigSpace(hal.config_access())
+def _make_transport(mode: str, hal: Hal, config: ConfigSpace, bars: Mapping[int, BarInfo]) -> Transport:
     if mode == "modern":
         return PciTransport(hal, config, bars)
     legacy = cast(Callable[..., Transport], TRANSPORTS.get("pci-legacy"))

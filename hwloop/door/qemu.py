@@ -95,7 +95,7 @@ class QemuPlace(Place):
     def reach(self, machine: QemuMachine) -> Opened:
         """The device of a machine that `open_machine` started; the machine stays the caller's. May be called again when
         what it returned before is closed."""
-        transport, hal = guestless.reach(machine, self._mode)
+        transport, hal = guestless.reach(machine, self._mode, filtered=self.filtered)
         with ExitStack() as stack:
             stack.push(hal)
             stack.push(transport)

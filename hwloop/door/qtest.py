@@ -56,7 +56,9 @@ class QtestPlace(Place):
         with ExitStack() as stack:
             with shield():
                 machine = stack.enter_context(self.attach())
-                transport, hal = guestless.reach(machine, self._options.get("mode"), self._options.get("at"))
+                transport, hal = guestless.reach(
+                    machine, self._options.get("mode"), self._options.get("at"), filtered=self.filtered
+                )
                 stack.push(hal)
                 stack.push(transport)
             return Opened(transport, hal, stack.pop_all())

@@ -56,6 +56,11 @@ class SvirtbPlace(Place):
         )
 
     def open(self) -> SvirtbBlk:
+        if self.filters:
+            raise Unsupported(
+                f"{self.name} has no transport that a filter could stand in front of",
+                remedy="leave filter= and --trace out",
+            )
         with ExitStack() as stack:
             with shield():
                 hal, sectors = self._reach(stack)

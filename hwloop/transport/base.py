@@ -20,6 +20,7 @@ from hwloop.spec import PAGE_SIZE, DeviceStatus, DeviceType, Feature, InterruptS
 from hwloop.transport.register_value import RegisterValue
 
 T = TypeVar("T")
+Q = TypeVar("Q")
 
 log = logging.getLogger("hwloop.transport")
 
@@ -170,6 +171,15 @@ class Transport(Owner):
         """Whether the device takes a vector for a queue that is not set up yet, or for its configuration (None). It may
         have no resources for it (VIRTIO 1.4, 4.1.5.1.2.2); the vector is told again when the queue is set up."""
         return True
+
+    def watch_queue(self, queue: Q) -> Q:
+        """What a driver is to use in place of a queue that it has just set up: the queue itself, or what a filter puts
+        in front of it. Asked once for each queue, so that nothing is asked while requests run."""
+        return queue
+
+    def last_events(self, count: int = 16) -> list[str]:
+        """What happened to the device last, a line each, for the notes of an error; nothing where nobody traces."""
+        return []
 
     def prepare_dma(self) -> None:
         """Let the device read and write memory. Called once the reset is confirmed; PCI turns on bus mastering."""

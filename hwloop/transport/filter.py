@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from hwloop.spec import DeviceStatus, DeviceType, InterruptStatus, PhysAddr
 from hwloop.transport.base import Transport
 from hwloop.transport.register_value import RegisterValue
+
+Q = TypeVar("Q")
 
 
 def _of_inner(name: str) -> Any:
@@ -101,6 +103,12 @@ class TransportFilter(Transport):
 
     def takes_vector(self, queue: int | None, vector: int) -> bool:
         return self.inner.takes_vector(queue, vector)
+
+    def watch_queue(self, queue: Q) -> Q:
+        return self.inner.watch_queue(queue)
+
+    def last_events(self, count: int = 16) -> list[str]:
+        return self.inner.last_events(count)
 
     def prepare_dma(self) -> None:
         self.inner.prepare_dma()

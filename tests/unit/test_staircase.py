@@ -197,7 +197,7 @@ def test_every_module_has_a_step() -> None:
 
 def test_no_step_is_left_over() -> None:
     names = {module_name(path) for path in sources()}
-    planned = {"hwloop.pytest_plugin", "hwloop.filter"}
+    planned = {"hwloop.pytest_plugin"}
     assert sorted(set(STEPS) - names - planned) == []
 
 

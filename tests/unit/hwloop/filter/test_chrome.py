@@ -1,0 +1,69 @@
+"""A trace as Chrome's JSON: slices that do not overlap on a track, counters, instants."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from itertools import pairwise
+from typing import Any
+
+from hwloop.filter.chrome import chrome_trace
+from hwloop.filter.event import NO_STATUS, Event, Kind
+
+REQUESTS = [
+    Event(1000, Kind.NOTIFY, queue=0),
+    Event(2000, Kind.CHAIN, queue=0, arg=0, value=16 << 32 | 513),
+    Event(2100, Kind.REQUEST, queue=0, arg=0, value=8),
+    Event(3000, Kind.CHAIN, queue=0, arg=3, value=528 << 32 | 1),
+    Event(3100, Kind.REQUEST, width=1, queue=0, arg=3, value=9),
+    Event(4000, Kind.USED, width=0, queue=0, arg=0, value=513),
+    Event(5000, Kind.CHAIN, queue=1, arg=0, value=16 << 32 | 1),
+    Event(6000, Kind.USED, width=1, queue=0, arg=3, value=1),
+    Event(7000, Kind.INTERRUPT, value=0xFFFF),
+    Event(8000, Kind.USED, width=NO_STATUS, queue=0, arg=7, value=1),
+]
+
+
+def export(events: list[Event]) -> list[dict[str, Any]]:
+    found = chrome_trace(events, {"target": "disk", "started_ns": 1000})["traceEvents"]
+    assert isinstance(found, list)
+    return found
+
+
+def test_a_request_is_a_slice_with_its_name_and_outcome() -> None:
+    first = next(entry for entry in export(REQUESTS) if entry["ph"] == "X")
+    assert (first["name"], first["ts"], first["dur"]) == ("read", 1.0, 2.0)
+    assert first["args"] == {
+        "head": 0, "readable": 16, "writable": 513, "sector": 8, "written": 513, "status": "ok"
+    }  # fmt: skip
+
+
+def test_slices_of_a_track_do_not_overlap() -> None:
+    tracks: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for entry in export(REQUESTS):
+        if entry["ph"] == "X":
+            tracks[entry["tid"]].append((entry["ts"], entry["ts"] + entry["dur"]))
+    assert len(tracks) == 2, "two requests at once"
+    for spans in tracks.values():
+        spans.sort()
+        assert all(before[1] <= after[0] for before, after in pairwise(spans))
+
+
+def test_each_queue_has_a_track_of_its_name() -> None:
+    names = {entry["args"]["name"] for entry in export(REQUESTS) if entry["name"] == "thread_name"}
+    assert names == {"registers and interrupts", "queue 0", "queue 0, 2 at once", "queue 1"}
+
+
+def test_the_outstanding_requests_are_counted() -> None:
+    counts = [
+        entry["args"]["requests"] for entry in export(REQUESTS) if entry["ph"] == "C" and "queue 0" in entry["name"]
+    ]
+    assert counts == [1, 2, 1, 0]
+
+
+def test_what_never_completed_is_a_beginning_without_an_end() -> None:
+    assert [entry["tid"] >> 15 for entry in export(REQUESTS) if entry["ph"] == "B"] == [3]
+
+
+def test_the_rest_are_instants() -> None:
+    names = [entry["name"] for entry in export(REQUESTS) if entry["ph"] == "i"]
+    assert names == ["queue 0: notify", "interrupt", "queue 0: used head 7: 1 bytes written"]
