@@ -24,6 +24,7 @@ COMMANDS = {
     "caps": ("hwloop.cli.caps", "command", "Show the PCI capabilities of a device."),
     "regs": ("hwloop.cli.regs", "command", "Show the registers of a device by name."),
     "queues": ("hwloop.cli.queues", "command", "Show the rings of a device, both sides, explained."),
+    "doctor": ("hwloop.cli.doctor", "command", "Say what is wrong with a device, and the command that mends it."),
     "read": ("hwloop.cli.read", "command", "Read bytes from a disk."),
     "write": ("hwloop.cli.write", "command", "Write bytes to a disk."),
     "copy": ("hwloop.cli.copy", "command", "Copy a disk, a file or a pipe to another one."),
@@ -39,6 +40,7 @@ COMMANDS = {
     "lifetime": ("hwloop.cli.lifetime", "command", "Show how worn a disk is."),
     "zones": ("hwloop.cli.zones", "command", "Show the zones of a zoned disk; open, finish, reset one."),
     "bench": ("hwloop.cli.bench", "command", "Measure a disk: IOPS, latencies, costs a request."),
+    "trace": ("hwloop.cli.trace", "group", "Show a trace, or export it for Perfetto."),
     "rng": ("hwloop.cli.rng", "command", "Read random bytes from an entropy device."),
     "console": ("hwloop.cli.console", "command", "Talk to a console device."),
     "bind": ("hwloop.cli.bind", "bind", "Bind a device to a kernel driver, and leave it so."),
@@ -49,7 +51,6 @@ COMMANDS = {
         "command",
         "Serve a test disk: zoned, erasable, worn, or faulty.",
     ),
-    "trace": ("hwloop.cli.trace", "group", "Show a trace, or export it for Perfetto."),
     "vm": ("hwloop.cli.vm", "group", "Build and run the test VM."),
     "completion": ("hwloop.cli.completion", "command", "Print completion for bash, zsh or fish."),
     "man": ("hwloop.cli.man", "command", "Print or write the manual pages."),
@@ -70,7 +71,9 @@ _SECTIONS = {
 }
 
 
-OPENING_NOTHING = frozenset({"list", "bind", "unbind", "restore", "testdev", "trace", "vm"})
+OPENING_NOTHING = frozenset({
+    "list", "bind", "unbind", "restore", "testdev", "trace", "vm", "completion", "man", "schema"
+})  # fmt: skip
 """The commands that open no device, and so have nothing to trace."""
 
 

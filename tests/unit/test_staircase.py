@@ -59,6 +59,7 @@ STEPS = {
     "hwloop.inventory_mmio": 6,
     "hwloop.probe": 6,
     "hwloop.describe": 6,
+    "hwloop.doctor": 6,
     "hwloop.testdev": 6,
     "hwloop.describe_pci": 6,
     "hwloop.feature_text": 1,

@@ -16,7 +16,7 @@ from hwloop.cli.main import COMMANDS, main, run
 from tests.unit.hwloop.machine import DISK, Machine, NewMachine
 
 OLD = Path(__file__).parent / "outputs"
-BYTES_OR_TEXT = {"read", "rng", "console", "vm", "testdev", "completion", "man", "schema"}
+BYTES_OR_TEXT = {"read", "trace", "rng", "console", "vm", "testdev", "completion", "man", "schema"}
 """Commands whose output is something else than a report."""
 
 
@@ -73,6 +73,7 @@ OUTPUTS: dict[str, Callable[[str], list[str]]] = {
     "regs": lambda path: ["regs", DISK, "--live"],
     "queues": lambda path: ["queues", DISK],
     "exec": lambda path: ["exec", DISK, "-c", "read 0 512", "-c", "info"],
+    "doctor": lambda path: ["doctor", "fake:1M"],
     "bench": lambda path: ["bench", DISK, "--requests", "100", "--warm-up", "0"],
     "bind": lambda path: ["bind", DISK, "--driver", "vfio-pci"],
     "unbind": lambda path: ["unbind", DISK],
