@@ -58,6 +58,9 @@ class HalFilter(Hal):
     def removal_requested(self) -> bool:
         return self.inner.removal_requested
 
+    def reconnected(self) -> None:
+        self.inner.reconnected()
+
     def check(self) -> None:
         self.inner.check()
 
