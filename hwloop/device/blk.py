@@ -14,12 +14,11 @@ from hwloop.device.blk_limits import BlkLimits, LimitsReader
 from hwloop.device.blk_protocol import (
     DEVICE_ID_BYTES,
     HEADER_BYTES,
-    STATUS_ERRORS,
-    STATUS_NOT_WRITTEN,
     BlkConfig,
     RequestType,
     RespStatus,
     checked_block_size,
+    status_meaning,
 )
 from hwloop.device.blk_ranges import BlkRanges
 from hwloop.device.blk_request import DIRECTIONS, Request, Slots
@@ -302,21 +301,17 @@ class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
         """What the device says of a request; the status byte first, since the length means nothing on an error."""
         assert request.slot is not None, "it was enqueued"
         status = self._slots.statuses.view[request.slot]
-        where = f"{request.kind.name} at sector {request.sector}"
+        code, text, section = *status_meaning(status), "5.2.6"
         if status == RespStatus.OK:
             # A driver of a legacy device should not believe the length (VIRTIO 1.4, 5.2.6.3).
             if written >= request.length + 1 or not self.negotiated & Feature.VERSION_1:
                 return None
-            return IoError(
-                f"{where}: the device reports success but wrote {written} of {request.length + 1} bytes",
-                section="2.7.8.2",
-            )
-        if status in STATUS_ERRORS:
-            code, sentence = STATUS_ERRORS[RespStatus(status)]
-            return IoError(f"{where}: {sentence}", errno=code, section="5.2.6")
-        if status == STATUS_NOT_WRITTEN:
-            return IoError(f"{where}: the device did not write the status of the request", section="5.2.6")
-        return IoError(f"{where}: the device wrote the undefined status {status:#x}", section="5.2.6")
+            text = f"the device reports success but wrote {written} of {request.length + 1} bytes"
+            section = "2.7.8.2"
+        error = IoError(f"{request.kind.name} at sector {request.sector}: {text}", errno=code, section=section)
+        error.sector, error.queue, error.status = request.sector, self._queue.index, status
+        error.add_note(f"sector {request.sector}, queue {self._queue.index}")
+        return error
 
     def _release(self, request: Request, *, copy: bool) -> None:
         super()._release(request, copy=copy)

@@ -107,6 +107,15 @@ STATUS_ERRORS = {
 """What a status other than OK means: Linux's errno for it, and a sentence."""
 
 
+def status_meaning(status: int) -> tuple[int, str]:
+    """The errno and the sentence of a status byte that is not OK, whatever its value."""
+    if status in STATUS_ERRORS:
+        return STATUS_ERRORS[RespStatus(status)]
+    if status == STATUS_NOT_WRITTEN:
+        return errno.EIO, "the device did not write the status of the request"
+    return errno.EIO, f"the device wrote the undefined status {status:#x}"
+
+
 def request_name(number: int) -> str:
     """The name of a request's type as it stands in the header, legacy ones included: `OUT | BARRIER`, `type 0x63`."""
     barrier = " | BARRIER" if number & LEGACY_BARRIER else ""

@@ -392,7 +392,8 @@ def test_a_write_away_from_the_pointer_is_the_devices_error(modern: Door) -> Non
     with pytest.raises(IoError, match="not at the write pointer of its zone") as caught:
         disk.pwrite(bytes(512), 129 * KIB)
     assert caught.value.errno == errno.EIO
-    assert "sector 258" in str(caught.value)
+    assert (caught.value.sector, caught.value.queue, caught.value.status) == (258, 0, 4)
+    assert "sector 258, queue 0" in caught.value.__notes__
 
 
 def test_too_many_zones_have_an_errno_of_their_own(modern: Door) -> None:

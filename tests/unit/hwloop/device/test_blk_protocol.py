@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from hwloop.device.blk_formats import (
@@ -22,6 +24,7 @@ from hwloop.device.blk_protocol import (
     RequestType,
     RespStatus,
     request_name,
+    status_meaning,
 )
 from hwloop.errors import DeviceError
 
@@ -52,6 +55,23 @@ def test_every_type_in_a_header_has_a_name_legacy_ones_too(number: int, name: st
 def test_statuses_have_their_numbers_and_each_failure_an_errno_and_a_sentence() -> None:
     assert [status.value for status in RespStatus] == [0, 1, 2, 3, 4, 5, 6]
     assert set(STATUS_ERRORS) == set(RespStatus) - {RespStatus.OK}
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (1, errno.EIO, "I/O error"),
+        (2, errno.EOPNOTSUPP, "does not support"),
+        (5, errno.ETOOMANYREFS, "too many zones are open"),
+        (6, errno.EOVERFLOW, "too many zones are active"),
+        (0xFF, errno.EIO, "did not write the status"),
+        (0x77, errno.EIO, "undefined status 0x77"),
+    ],
+)
+def test_every_byte_that_can_be_a_status_means_something(status: int, code: int, words: str) -> None:
+    found, text = status_meaning(status)
+    assert found == code
+    assert words in text
 
 
 def test_every_field_of_the_configuration_exists_by_one_feature() -> None:
