@@ -15,6 +15,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hwloop.device.base import BaseDriverOps, BlockDriverOps, Device
     from hwloop.device.blk import VirtioBlk, VirtIoBlkDev
+    from hwloop.device.blk_cache import CacheMode
+    from hwloop.device.blk_formats import Lifetime, ZonedModel, ZoneState, ZoneType
+    from hwloop.device.blk_limits import BlkLimits
+    from hwloop.device.blk_zoned import Zone
     from hwloop.device.console import VirtIOConsole, VirtioConsole
     from hwloop.device.rng import VirtioRng
     from hwloop.device.svirtb import SvirtbBlk
@@ -31,8 +35,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BaseDriverOps": "hwloop.device.base",
+    "BlkLimits": "hwloop.device.blk_limits",
     "BlockDriverOps": "hwloop.device.base",
     "BufferDirection": "hwloop.hal.base",
+    "CacheMode": "hwloop.device.blk_cache",
     "Device": "hwloop.device.base",
     "DeviceError": "hwloop.errors",
     "DeviceStatus": "hwloop.spec",
@@ -42,6 +48,7 @@ _HOMES = {
     "Hal": "hwloop.hal.base",
     "HwloopError": "hwloop.errors",
     "InterruptStatus": "hwloop.spec",
+    "Lifetime": "hwloop.device.blk_formats",
     "OwningQueue": "hwloop.owning_queue",
     "PAGE_SIZE": "hwloop.spec",
     "PhysAddr": "hwloop.spec",
@@ -55,6 +62,10 @@ _HOMES = {
     "VirtioBlk": "hwloop.device.blk",
     "VirtioConsole": "hwloop.device.console",
     "VirtioRng": "hwloop.device.rng",
+    "Zone": "hwloop.device.blk_zoned",
+    "ZoneState": "hwloop.device.blk_formats",
+    "ZoneType": "hwloop.device.blk_formats",
+    "ZonedModel": "hwloop.device.blk_formats",
     "open": "hwloop.session",
     "probe": "hwloop.probe",
 }
@@ -62,8 +73,10 @@ _HOMES = {
 __all__ = [
     "PAGE_SIZE",
     "BaseDriverOps",
+    "BlkLimits",
     "BlockDriverOps",
     "BufferDirection",
+    "CacheMode",
     "Device",
     "DeviceError",
     "DeviceStatus",
@@ -73,6 +86,7 @@ __all__ = [
     "Hal",
     "HwloopError",
     "InterruptStatus",
+    "Lifetime",
     "OwningQueue",
     "PhysAddr",
     "SomeTransport",
@@ -85,6 +99,10 @@ __all__ = [
     "VirtioBlk",
     "VirtioConsole",
     "VirtioRng",
+    "Zone",
+    "ZoneState",
+    "ZoneType",
+    "ZonedModel",
     "open",
     "probe",
 ]
