@@ -91,10 +91,19 @@ cdef struct Entry:
     uint64_t address
     uint64_t rest
 
+# Ours alone, a line for each slot.
+cdef struct Sent:
+    Request request
+    uint64_t expected       # bytes that the device will say it wrote if all is well, or NEVER
+    uint64_t unused
+
 # Exactly a cache line, in memory that the device only reads.
 cdef struct Slot:
     uint64_t head[HEAD_WORDS]
     Entry table[TABLE_PARTS]
+
+cdef enum:
+    NEVER = 0xffffffffffffffff      # no length is that: the slot has no request, or one that takes several descriptors
 
 cdef struct EngineState:
     Slot *slots
@@ -104,7 +113,7 @@ cdef struct EngineState:
     uint64_t data_rest[2]   # of the data's entry, without its length: read by the device, and written
     uint64_t tail_rest      # of the tail's entry
     uint64_t whole          # a mask on the bytes that a good request must have had written: all or none of them
-    Request *sent           # what each slot holds
+    Sent *sent              # what each slot holds
     BellState *bell         # NULL: the caller notifies
     uint32_t head_bytes
     uint32_t tail_bytes
@@ -154,6 +163,7 @@ cdef inline void engine_preset(EngineState *e, RingState *s, uint32_t slot) noex
     to.table[0] = Entry(engine_slot_at(e, slot), engine_rest(e, e.head_bytes, DESC_NEXT, 1))
     to.table[2] = Entry(engine_tail_at(e, slot), e.tail_rest)
     e.tails[LINE * <uint64_t>slot] = e.poison
+    e.sent[slot].expected = NEVER
     s.heads[slot].tail = <uint16_t>slot
     if e.indirect:
         engine_refer(e, s, slot, TABLE_PARTS)
@@ -176,16 +186,20 @@ cdef inline uint32_t engine_fill(
     there is no data."""
     cdef Slot *to = &e.slots[slot]
     cdef Head *head = &s.heads[slot]
+    cdef Sent *sent = &e.sent[slot]
     cdef bint writable = r.writable != 0
+    cdef uint32_t length = r.length
+    cdef uint64_t room = e.tail_bytes + (<uint64_t>length if writable else 0)
     cdef uint32_t table_bytes = sizeof(Entry) * TABLE_PARTS
+    sent.request = r[0]
+    sent.expected = room
     head.sequence = added
-    head.writable = e.tail_bytes + (<uint64_t>r.length if writable else 0)
+    head.writable = room
     head.count = 1
-    e.sent[slot] = r[0]
     to.head[0] = r.head0
     to.head[1] = r.head1
-    if ring_likely(r.length):
-        to.table[1] = Entry(r.address, e.data_rest[writable] | r.length)
+    if ring_likely(length):
+        to.table[1] = Entry(r.address, e.data_rest[writable] | length)
     else:
         to.table[1] = Entry(engine_tail_at(e, slot), e.tail_rest)
         table_bytes = sizeof(Entry) * (TABLE_PARTS - 1)
@@ -301,7 +315,7 @@ cdef inline int engine_put_direct(EngineState *e, RingState *s, const Request *r
 cdef inline void engine_head(EngineState *e, uint16_t slot, const Request *r) noexcept nogil:
     e.slots[slot].head[0] = r.head0
     e.slots[slot].head[1] = r.head1
-    e.sent[slot] = r[0]
+    e.sent[slot].request = r[0]
 
 
 cdef inline int engine_put_parts(
@@ -372,21 +386,27 @@ cdef inline uint32_t engine_room(EngineState *e, RingState *s) noexcept nogil:
 # --- Reaping ----------------------------------------------------------------------------------------------------------
 
 
+cdef inline void engine_note(EngineState *e, Taken *t, uint32_t slot, Completion *out) noexcept nogil:
+    """The completion that `out` is failed."""
+    t.failures[t.failed] = Failure(e.sent[slot].request, <uint32_t>(out - t.items), out.written, out.tail)
+    t.failed += 1
+
+
 cdef inline void engine_complete(
-    EngineState *e, const Head *head, uint32_t slot, uint32_t written, Completion *out, Taken *t
+    EngineState *e, const Head *head, uint32_t slot, uint32_t written, Taken *t, Completion *out
 ) noexcept nogil:
     """The tail is read once, and poisoned while its line is here. The completion is counted by the caller."""
     cdef uint8_t *tail = e.tails + LINE * <uint64_t>slot
-    cdef uint32_t value = tail[0]
-    tail[0] = e.poison
-    out.tag = e.sent[slot].tag
+    cdef bint short = written < head.writable & e.whole
+    out.tag = e.sent[slot].request.tag
     out.written = written
-    if ring_unlikely(value != e.good or written < head.writable & e.whole):
-        if value == e.good:
-            value |= SHORT
-        t.failures[t.failed] = Failure(e.sent[slot], <uint32_t>(out - t.items), written, value)
-        t.failed += 1
-    out.tail = value
+    out.tail = tail[0]
+    tail[0] = e.poison
+    if out.tail == e.good and short:
+        out.tail |= SHORT
+    if ring_unlikely(out.tail != e.good):
+        engine_note(e, t, slot, out)
+    e.sent[slot].expected = NEVER
 
 
 cdef inline uint16_t *engine_first_link(RingState *s) noexcept nogil:
@@ -412,80 +432,103 @@ cdef inline void engine_forget(RingState *s, uint32_t slot) noexcept nogil:
         slot = s.shadow[slot].next
 
 
+cdef inline int engine_finish_odd(
+    EngineState *e, RingState *s, uint32_t id, Taken *t, Completion *out
+) noexcept nogil:
+    """The end of a request that was accepted, and is not as most are; returns how many descriptors it had."""
+    cdef Head *head = &s.heads[id]
+    cdef int count = head.count
+    engine_complete(e, head, id, s.accepted_length, t, out)
+    if count > 1:
+        engine_forget(s, id)
+    head.count = 0
+    return count
+
+
 cdef inline uint32_t engine_reap_split(EngineState *e, RingState *s, Taken *t, uint32_t most) noexcept nogil:
-    """Completions of a split ring, in any order, of requests that take one descriptor each."""
-    cdef EngineState here = e[0]
+    """Completions of a split ring, in any order.
+
+    One is as most are when it has the length that was expected: then the id is one that is outstanding, too.
+    """
+    cdef Sent *sent = e.sent
+    cdef uint8_t *tails = e.tails
+    cdef uint8_t good = e.good
+    cdef uint8_t poison = e.poison
     cdef Head *heads = s.heads
     cdef Descriptor *shadow = s.shadow
     cdef uint32_t size = s.size
-    cdef uint64_t published = s.published
     cdef uint16_t *link = engine_first_link(s)
-    cdef uint64_t popped = s.popped
-    cdef uint32_t n = 0
-    cdef uint32_t last
-    cdef uint32_t freed = 0
-    cdef uint32_t id
-    cdef uint32_t length
-    cdef uint32_t *element
-    cdef uint32_t more = 0
-    cdef Head *head
     cdef Completion *out = t.items + t.count
+    cdef uint32_t more = 0
+    cdef uint32_t last = 0
+    cdef uint32_t place, n, id, length
+    cdef int count
+    cdef uint8_t value
+    cdef uint32_t *element
+    cdef uint32_t *elements = split_element(s, 0)
     if split_look_armed(s) != SOMETHING:
         return 0
-    most = <uint32_t>min(<uint64_t>most, s.seen - popped)
-    while n < most:
-        element = split_element(s, popped + n)
+    place = <uint32_t>s.popped
+    most = <uint32_t>min(<uint64_t>most, s.seen - s.popped)
+    for n in range(most):
+        element = elements + 2 * <uint64_t>(place & (size - 1))
         id = ring_load32(element)
         length = ring_load32(element + 1)
-        head = &heads[id]
-        last = id
-        # The record of an id out of range is not looked at: the first of these holds then.
-        if ring_unlikely(id >= size or head.count != 1 or head.sequence >= published or length > head.writable):
-            if ring_accept(s, id, length, s.seen, <uint16_t>(popped + n)) != SOMETHING:
+        if ring_likely(id < size and length == sent[id].expected):
+            value = tails[LINE * <uint64_t>id]
+            tails[LINE * <uint64_t>id] = poison
+            sent[id].expected = NEVER
+            heads[id].count = 0
+            out.tag = sent[id].request.tag
+            out.written = length
+            out.tail = value
+            if ring_unlikely(value != good):
+                engine_note(e, t, id, out)
+            link[0] = <uint16_t>id
+            last = id
+        else:
+            if ring_accept(s, id, length, s.seen, <uint16_t>place) != SOMETHING:
+                most = n
                 break
-            length = s.accepted_length
-            last = head.tail
-            more += head.count - 1
-            if head.count > 1:
-                engine_forget(s, id)
-                head.tail = <uint16_t>id
-        engine_complete(&here, head, id, length, &out[n], t)
-        head.count = 0
-        link[0] = <uint16_t>id
+            count = engine_finish_odd(e, s, id, t, out)
+            link[0] = <uint16_t>id
+            last = id if count == 1 else heads[id].tail
+            heads[id].tail = <uint16_t>id
+            more += count - 1
         link = &shadow[last].next
-        freed = last
-        n += 1
-    engine_reaped(s, n, more, freed)
+        place += 1
+        out += 1
+    engine_reaped(s, most, more, last)
     s.accepted = s.popped
     split_park(s)
-    t.count += n
-    return n
+    t.count += most
+    return most
 
 
 cdef inline uint32_t engine_reap_packed(EngineState *e, RingState *s, Taken *t, uint32_t most) noexcept nogil:
     """The same of a packed ring."""
-    cdef EngineState here = e[0]
+    cdef Sent *sent = e.sent
+    cdef uint8_t *tails = e.tails
+    cdef uint8_t good = e.good
+    cdef uint8_t poison = e.poison
     cdef Head *heads = s.heads
     cdef Descriptor *shadow = s.shadow
     cdef uint32_t size = s.size
     cdef bint platform = s.platform
-    cdef uint64_t published = s.published
     cdef uint16_t marks = PACKED_AVAIL | PACKED_USED if s.used_wrap else 0
     cdef uint16_t *link = engine_first_link(s)
-    cdef uint32_t n = 0
-    cdef uint32_t last
-    cdef uint32_t freed = 0
-    cdef uint32_t id
+    cdef Completion *out = t.items + t.count
+    cdef uint32_t more = 0
+    cdef uint32_t last = 0
     cdef uint32_t place = s.next_used
-    cdef bint wrap = s.used_wrap
-    cdef uint32_t length
+    cdef uint32_t n = 0
+    cdef uint32_t id, length
+    cdef int count
     cdef uint16_t flags
+    cdef uint8_t value
     cdef PackedDescriptor *desc = packed_at(s, 0)
     cdef PackedDescriptor *used
-    cdef uint32_t more = 0
-    cdef Head *head
-    cdef Completion *out = t.items + t.count
-    if not packed_is_used(packed_look_armed(s), wrap):
+    if not packed_is_used(packed_look_armed(s), s.used_wrap):
         return 0
     while n < most:
         used = desc + place
@@ -494,32 +537,37 @@ cdef inline uint32_t engine_reap_packed(EngineState *e, RingState *s, Taken *t, 
             break
         id = ring_load16(&used.id)
         length = ring_load32(&used.length)
-        head = &heads[id]
-        last = id
-        if ring_unlikely(id >= size or head.count != 1 or head.sequence >= published or length > head.writable):
-            if packed_check(s, flags, id, length, packed_place(place, wrap)) != SOMETHING:
+        if ring_likely(id < size and length == sent[id].expected):
+            value = tails[LINE * <uint64_t>id]
+            tails[LINE * <uint64_t>id] = poison
+            sent[id].expected = NEVER
+            heads[id].count = 0
+            out.tag = sent[id].request.tag
+            out.written = length
+            out.tail = value
+            if ring_unlikely(value != good):
+                engine_note(e, t, id, out)
+            link[0] = <uint16_t>id
+            last = id
+        else:
+            if packed_check(s, flags, id, length, packed_place(place, marks != 0)) != SOMETHING:
                 break
-            length = s.accepted_length
-            last = head.tail
-            more += head.count - 1
-            place += head.count - 1
-            if head.count > 1:
-                engine_forget(s, id)
-                head.tail = <uint16_t>id
-        engine_complete(&here, head, id, length, &out[n], t)
-        head.count = 0
-        link[0] = <uint16_t>id
+            count = engine_finish_odd(e, s, id, t, out)
+            link[0] = <uint16_t>id
+            last = id if count == 1 else heads[id].tail
+            heads[id].tail = <uint16_t>id
+            more += count - 1
+            place += count - 1
         link = &shadow[last].next
-        freed = last
         n += 1
+        out += 1
         place += 1
-        if place >= size:
+        if ring_unlikely(place >= size):
             place -= size
-            wrap = not wrap
             marks ^= PACKED_AVAIL | PACKED_USED
     s.next_used = place
-    s.used_wrap = wrap
-    engine_reaped(s, n, more, freed)
+    s.used_wrap = marks != 0
+    engine_reaped(s, n, more, last)
     s.accepted = s.popped
     t.count += n
     return n
@@ -543,7 +591,7 @@ cdef inline uint32_t engine_reap_in_order(
         count = s.heads[slot].count
         if ring_unlikely(count > 1):
             engine_forget(s, slot)
-        engine_complete(e, &s.heads[slot], slot, written, &t.items[t.count], t)
+        engine_complete(e, &s.heads[slot], slot, written, t, &t.items[t.count])
         ring_release(s, slot)
         s.heads[slot].tail = slot
         s.popped += 1
@@ -564,7 +612,7 @@ cdef inline uint32_t engine_reap_any(EngineState *e, RingState *s, Taken *t, uin
     while n < most:
         if (packed_take(s, &slot, &written) if e.packed else split_take(s, &slot, &written)) != SOMETHING:
             break
-        engine_complete(e, &s.heads[slot], slot, written, &t.items[t.count], t)
+        engine_complete(e, &s.heads[slot], slot, written, t, &t.items[t.count])
         t.count += 1
         n += 1
     return n

@@ -79,7 +79,7 @@ cdef class Engine:
 
     cdef int allocate(self, uint32_t size) except -1:
         cdef EngineState *e = &self.state
-        e.sent = <Request *>calloc(size, sizeof(Request))
+        e.sent = <Sent *>calloc(size, sizeof(Sent))
         e.kept.items = <Completion *>calloc(size, sizeof(Completion))
         e.kept.failures = <Failure *>calloc(size, sizeof(Failure))
         self.last.failures = <Failure *>calloc(size, sizeof(Failure))
@@ -423,14 +423,14 @@ cdef class Engine:
 
     def tags(self):
         """The tags of the outstanding requests, oldest first; on a broken or closed ring too, to fail them."""
-        return [self.state.sent[slot].tag for slot in self.ring.outstanding_heads()]
+        return [self.state.sent[slot].request.tag for slot in self.ring.outstanding_heads()]
 
     def requests(self):
         """The outstanding requests, oldest first: (head0, head1, data's device address, tag, length, writable) of each.
 
         The address is 0 for several parts. For those who resubmit them to another device.
         """
-        return [request_of(&self.state.sent[slot]) for slot in self.ring.outstanding_heads()]
+        return [request_of(&self.state.sent[slot].request) for slot in self.ring.outstanding_heads()]
 
     def keep(self, buffer):
         """A DmaBuffer that requests name stays alive until it is closed."""
@@ -447,7 +447,7 @@ cdef class Engine:
         if s.desc == NULL:
             return False
         for slot in range(s.size):
-            r = &self.state.sent[slot]
+            r = &self.state.sent[slot].request
             if s.heads[slot].count and r.length:
                 # Of several parts it is not known where they are.
                 if r.address == 0 or (r.address < device_address + length and device_address < r.address + r.length):

@@ -4,6 +4,7 @@ from typing import final
 from typing_extensions import Buffer
 
 from cython_ring import DmaBuffer, Doorbell, Engine, Ring, SlotMemory
+from cython_ring.histogram import Histogram
 from hwloop.deadline import Deadline
 from hwloop.errors import IoError
 
@@ -130,5 +131,19 @@ class BlkQueue:
         deadline: float | Deadline | None = None,
     ) -> Completions: ...
     def poll(self) -> tuple[int, ...]: ...
+    def run(
+        self,
+        buffer: DmaBuffer,
+        *,
+        length: int = 4096,
+        depth: int = 32,
+        requests: int = 0,
+        seconds: float = 0.0,
+        write_share: float = 0.0,
+        sequential: bool = False,
+        seed: int = 1,
+        latencies: Histogram | None = None,
+        stop: Buffer | None = None,
+    ) -> tuple[int, int]: ...
     def tags(self) -> list[int]: ...
     def reset(self) -> list[int]: ...

@@ -5,9 +5,11 @@
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memmove, memset
 
 from cython_ring.buffer cimport DmaBuffer
 from cython_ring.engine cimport (
@@ -21,7 +23,8 @@ from cython_ring.engine cimport (
     taken_drop,
     taken_move,
 )
-from cython_ring.memory cimport ring_enter, ring_leave, ring_unlikely
+from cython_ring.histogram cimport Histogram, histogram_put
+from cython_ring.memory cimport ring_enter, ring_leave, ring_now_ns, ring_unlikely
 from cython_ring.ring cimport Ring, RingState
 
 import errno
@@ -46,6 +49,8 @@ __all__ = ["Batch", "BlkQueue", "Completions"]
 cdef uint32_t RELEASE_FROM = 8              # requests in a call from which on giving up the GIL is worth its cost
 cdef uint64_t LARGEST_SEGMENT = 1 << 30     # where the device names no limit
 cdef uint64_t SPIN_NS = 100000
+cdef uint64_t SLICE_NS = 20000000           # of run(), between two looks for signals
+cdef uint32_t LOOKS = 64                    # rounds of run() between two looks at the clock
 cdef tuple NONE = ()
 
 
@@ -431,7 +436,7 @@ cdef class BlkQueue:
         request.writable = writable
         self.check(sector, request.length, buffer, writable)
         if request.length <= self.limits.segment:
-            self.run(&request, buffer)
+            self.run_parts(&request, 1, buffer)
         else:
             self.run_pieces(&request, buffer)
         return 0
@@ -454,10 +459,6 @@ cdef class BlkQueue:
         if length == 0 or length & self.limits.block_mask:
             raise InvalidParam(f"a length of {length} bytes is not one or more blocks of {block} bytes")
         raise InvalidParam(f"{length} bytes at sector {sector} end behind the disk, which has {self.capacity} sectors")
-
-    cdef int run(self, Request *request, DmaBuffer buffer) except -1:
-        """One request from its submission to its verdict."""
-        return self.run_parts(request, 1, buffer)
 
     cdef int run_pieces(self, Request *whole, DmaBuffer buffer) except -1:
         """A transfer that takes several segments, or several requests."""
@@ -726,6 +727,163 @@ cdef class BlkQueue:
         self.engine.put_back(taken)
         taken_move(&self.engine.state.kept, taken, good)
         return tags_of(taken, good)
+
+    # --- A closed loop, for measurements ---
+
+    def run(self, DmaBuffer buffer not None, *, uint32_t length=4096, uint32_t depth=32, uint64_t requests=0,
+            double seconds=0.0, double write_share=0.0, bint sequential=False, uint64_t seed=1,
+            Histogram latencies=None, stop=None):
+        """Keep `depth` requests in flight without the GIL, until so many were done or so long; returns how many were, and
+        in how many nanoseconds.
+
+        Each is `length` bytes at a random block, or in order with `sequential`; request i of the `depth` has the memory at
+        `i * length` of `buffer`. `write_share` of them (0.0 to 1.0) are writes. `latencies` (cython_ring.histogram) counts
+        nanoseconds from submission to completion, which costs two looks at the clock a round. `stop` is a buffer whose
+        first byte ends it when another thread sets it. All checks are made as for any request. The queue must be idle.
+        Raises the IoError of the first request that failed, after all others were waited for.
+        """
+        cdef Loop l
+        cdef Py_buffer view
+        cdef uint64_t began
+        memset(&l, 0, sizeof(l))
+        if not requests and not seconds and stop is None:
+            raise InvalidParam("a loop without an end", remedy="give requests, seconds or stop")
+        l.length, l.depth, l.sequential = length, min(depth, <uint32_t>self.size), sequential
+        l.most = requests or <uint64_t>1 << 62
+        l.random = seed or 1
+        l.write_share = <uint32_t>(max(0.0, min(write_share, 1.0)) * 0xffffffff)
+        l.latencies = &latencies.state if latencies is not None else NULL
+        if stop is not None:
+            PyObject_GetBuffer(stop, &view, PyBUF_SIMPLE)
+            l.stop = <const volatile uint8_t *>view.buf
+        try:
+            self.run_set_up(&l, buffer)
+            began = ring_now_ns()
+            self.run_loop(&l, began + <uint64_t>(seconds * 1e9) if seconds else <uint64_t>1 << 63)
+            return l.done, ring_now_ns() - began
+        finally:
+            free(l.requests)
+            free(l.begun)
+            if stop is not None:
+                PyBuffer_Release(&view)
+
+    cdef int run_set_up(self, Loop *l, DmaBuffer buffer) except -1:
+        cdef uint32_t bytes_ = 0
+        cdef uint32_t i
+        if l.depth == 0 or self.outstanding or self.engine.state.kept.count:
+            raise AlreadyUsed(f"queue {self.index} has requests in flight, or a depth of 0 was asked for")
+        if l.length == 0 or l.length > self.limits.segment:
+            raise InvalidParam(f"{l.length} bytes are not one segment", remedy=f"choose up to {self.limits.segment}")
+        if l.write_share and self.read_only:
+            raise ReadOnlyDisk("the disk is read-only; nothing was sent")
+        l.base = piece(buffer, 0, int(l.depth) * l.length, l.write_share != 0xffffffff, &bytes_)
+        self.check(0, l.length, buffer, True)
+        l.blocks = self.limits.capacity // (l.length >> SECTOR_SHIFT)
+        l.group = max(<uint32_t>1, l.depth // 4)
+        l.idle = l.depth
+        l.requests = <Request *>calloc(l.depth, sizeof(Request))
+        l.begun = <uint64_t *>calloc(l.depth, sizeof(uint64_t)) if l.latencies != NULL else NULL
+        if l.requests == NULL or (l.latencies != NULL and l.begun == NULL):
+            raise MemoryError
+        for i in range(l.depth):
+            l.requests[i] = Request(TYPE_IN, 0, l.base + i * <uint64_t>l.length, i, l.length, True)
+        return 0
+
+    cdef int run_loop(self, Loop *l, uint64_t end) except -1:
+        """Slices, with signal handlers in between; then what is in flight."""
+        cdef Taken *taken = &self.completions.taken
+        cdef bint more = True
+        self.enter()
+        try:
+            taken.count = taken.failed = 0
+            while more and not taken.failed and not self.engine.ring.state.fault.code:
+                with nogil:
+                    more = self.run_slice(l, taken, min(end, ring_now_ns() + SLICE_NS))
+                    more = more and ring_now_ns() < end
+                self.engine.settle()
+                PyErr_CheckSignals()
+        finally:
+            try:
+                self.run_drain(l, taken)
+            finally:
+                ring_leave(&self.engine.ring.busy)
+        return 0
+
+    cdef int run_drain(self, Loop *l, Taken *taken) except -1:
+        cdef RingState *s = &self.engine.ring.state
+        cdef uint64_t left
+        cdef Failure failure
+        cdef bint failed = taken.failed != 0
+        failure = taken.failures[0]
+        while s.added != s.popped and not s.fault.code:
+            taken.count = taken.failed = 0
+            left = s.added - s.popped
+            self.engine.wait_for(taken, 1, s.size, <uint64_t>(self.request_seconds * 1e9), SPIN_NS)
+            if not taken.count:
+                raise DeadlineExpired(f"{left} requests of queue {self.index}", self.request_seconds,
+                                      remedy="reset the device")
+            l.done += taken.count
+            if taken.failed and not failed:
+                failure, failed = taken.failures[0], True
+        taken.count = taken.failed = 0
+        if s.fault.code:
+            self.fail()
+        if failed:
+            raise io_error(&failure.request, failure.written, failure.tail, self.index)
+        return 0
+
+    cdef int run_slice(self, Loop *l, Taken *taken, uint64_t until) noexcept nogil:
+        """Go on until the time is over, something fails or Python has to ring; whether there is more to do."""
+        cdef uint32_t rounds = 0
+        while True:
+            if l.idle >= l.group and l.sent < l.most:
+                if self.run_submit(l) == 0 and l.idle == l.depth:
+                    return False
+                if self.engine.state.owed or self.engine.doorbell is not None and self.engine.doorbell.state.error:
+                    return True
+            self.run_reap(l, taken)
+            if taken.failed or self.engine.ring.state.fault.code or l.done == l.most:
+                return False
+            if l.stop != NULL and l.stop[0]:
+                return False
+            rounds += 1
+            if rounds % LOOKS == 0 and ring_now_ns() >= until:
+                return True
+
+    cdef uint32_t run_submit(self, Loop *l) noexcept nogil:
+        """Send what is idle, checked as any batch."""
+        cdef uint32_t count = <uint32_t>min(<uint64_t>l.idle, l.most - l.sent)
+        cdef uint64_t now
+        cdef uint32_t i
+        loop_aim(l, count)
+        if self.first_bad(l.requests, count) != count:
+            return 0
+        if l.begun != NULL:
+            now = ring_now_ns()
+            for i in range(count):
+                l.begun[l.requests[i].tag] = now
+        count = self.engine.submit_from(l.requests, count)
+        l.sent += count
+        l.idle -= count
+        memmove(l.requests, &l.requests[count], l.idle * sizeof(Request))
+        return count
+
+    cdef void run_reap(self, Loop *l, Taken *taken) noexcept nogil:
+        """What has completed is idle again."""
+        cdef uint64_t now
+        cdef uint64_t tag
+        cdef uint32_t i
+        taken.count = 0
+        if not self.engine.reap_into(taken, l.depth):
+            return
+        now = ring_now_ns() if l.begun != NULL else 0
+        for i in range(taken.count):
+            tag = taken.items[i].tag
+            if l.begun != NULL:
+                histogram_put(l.latencies, now - l.begun[tag])
+            l.requests[l.idle] = Request(TYPE_IN, 0, l.base + tag * l.length, tag, l.length, True)
+            l.idle += 1
+        l.done += taken.count
 
     # --- The end, and a new beginning ---
 

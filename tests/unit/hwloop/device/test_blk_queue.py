@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cython_ring import PackedLoopback
+from cython_ring.histogram import Histogram
 from hwloop.device.blk_queue import Batch
 from hwloop.errors import (
     AlreadyUsed,
@@ -463,3 +464,43 @@ def test_two_threads_in_one_queue_are_told() -> None:
         done.set()
         thread.join()
     assert pair.queue.poll() == ()
+
+
+# --- The closed loop ---
+
+
+@every
+def test_a_loop_does_as_many_requests_as_asked_and_times_each(
+    make: Any, indirect: bool, in_order: bool, event_idx: bool
+) -> None:
+    pair = Pair(make, indirect=indirect, ring={"in_order": in_order, "event_idx": event_idx})
+    latencies = Histogram()
+    for depth, count in ((1, 50), (4, 300), (16, 1000)):
+        latencies.clear()
+        with pair.serving(count):
+            done, nanoseconds = pair.queue.run(buffer(), depth=depth, requests=count, latencies=latencies)
+        assert (done, pair.queue.outstanding) == (count, 0)
+        assert nanoseconds > 0
+        # Those that are waited for at the end are not timed.
+        assert count - 16 <= latencies.count <= count
+    assert pair.queue.ring.free == 16
+
+
+def test_a_loop_ends_when_it_is_told_to() -> None:
+    pair = Pair()
+    with pytest.raises(InvalidParam, match="without an end"):
+        pair.queue.run(buffer())
+    with pair.serving(4):
+        assert pair.queue.run(buffer(), stop=b"\1", depth=4, length=512)[0] == 4
+    with pytest.raises(InvalidParam, match="end behind a buffer"):
+        pair.queue.run(buffer(4096), requests=1)
+    pair.queue.set_capacity(0)
+    with pytest.raises(InvalidParam, match="end behind the disk"):
+        pair.queue.run(buffer(), length=512, depth=1, requests=1)
+
+
+def test_a_loop_of_writes_stays_on_the_disk_and_raises_what_failed() -> None:
+    pair = Pair(capacity=24)
+    for seed in range(1, 20):
+        with pair.serving(1, 1), pytest.raises(IoError, match="OUT at sector (0|8|16) on queue 0"):
+            pair.queue.run(buffer(), requests=5, depth=1, write_share=1.0, seed=seed)
