@@ -19,8 +19,16 @@ TOOLS = ("valgrind", "callgrind_annotate")
 
 # What is counted: the loops themselves, and the calls from Python with them.
 _CORE = (r"__pyx_f_\w+Engine_submit_from", r"__pyx_f_\w+Engine_reap_into")
-_CALL = (r"__pyx_pw_\w+Engine_\d+submit", r"__pyx_pw_\w+Engine_\d+reap")
+_CALLS = {
+    "engine": (r"__pyx_pw_\w+Engine_\d+submit", r"__pyx_pw_\w+Engine_\d+reap"),
+    "batch": (r"__pyx_pw_\w+BlkQueue_\d+submit", r"__pyx_pw_\w+BlkQueue_\d+reap"),
+    "each": (r"__pyx_pw_\w+BlkQueue_\d+submit_read", r"__pyx_pw_\w+BlkQueue_\d+poll"),
+    "empty": (r"__pyx_pw_\w+BlkQueue_\d+poll",),
+}
 _LINE = re.compile(r"^\s*([\d,]+) .*?[\s:](__pyx_\w+)(?: |$)")
+
+
+LEVELS = {"engine": "engine", "batch": "disk, a batch a call", "each": "disk, a call each", "empty": "disk, empty poll"}
 
 
 class Count(NamedTuple):
@@ -35,15 +43,16 @@ def available() -> bool:
     return all(shutil.which(tool) for tool in TOOLS)
 
 
-def count(kind: str) -> Count:
-    """Count a kind of `bench.engine_run`. Raises RuntimeError when callgrind's output has no such function."""
+def count(kind: str, level: str = "engine") -> Count:
+    """Count a kind and a level of `bench.engine_run`. Raises RuntimeError when callgrind's output has no such function."""
     with tempfile.TemporaryDirectory() as folder:
         output = f"{folder}/callgrind.out"
-        run = [sys.executable, "-m", "bench.engine_run", kind, str(BATCHES)]
+        run = [sys.executable, "-m", "bench.engine_run", kind, str(BATCHES), level]
         _run("valgrind", "--tool=callgrind", f"--callgrind-out-file={output}", *run)
         text = _run("callgrind_annotate", "--inclusive=yes", "--threshold=100", output)
     costs = _costs(text)
-    return Count(*(sum(_cost(costs, pattern) for pattern in patterns) for patterns in (_CORE, _CALL)))
+    core = _CORE[1:] if level == "empty" else _CORE
+    return Count(*(sum(_cost(costs, pattern) for pattern in patterns) for patterns in (core, _CALLS[level])))
 
 
 def _run(*command: str) -> str:
@@ -73,10 +82,11 @@ def main() -> None:
     if not available():
         sys.exit(f"bench.instructions: needs {' and '.join(TOOLS)}: apt-get install valgrind")
     print(f"instructions a 4 KiB read, submitted and reaped in batches of {BATCH}")
-    print(f"{'':24}{'core':>8}{'from Python':>14}")
-    for kind in KINDS:
-        counted = count(kind)
-        print(f"{kind:24}{counted.core:8.1f}{counted.call:14.1f}", flush=True)
+    print(f"{'':34}{'core':>8}{'from Python':>14}")
+    for level, what in LEVELS.items():
+        for kind in KINDS if level == "engine" else ("split", "packed"):
+            counted = count(kind, level)
+            print(f"{f'{what}, {kind}':34}{counted.core:8.1f}{counted.call:14.1f}", flush=True)
 
 
 if __name__ == "__main__":

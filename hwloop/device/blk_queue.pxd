@@ -77,11 +77,11 @@ cdef inline void loop_aim(Loop *l, uint32_t count) noexcept nogil:
 cdef inline bint limits_hold(const Limits *l, uint64_t sector, uint64_t length) noexcept nogil:
     """Whether a transfer is whole blocks on the disk. No sum that could overflow."""
     cdef uint64_t sectors = length >> SECTOR_SHIFT
+    # A length of 0 wraps and is too long.
     return (
-        length != 0
-        and not (length & l.block_mask or sector & l.sector_mask)
-        and sectors <= l.capacity
+        sectors - 1 < l.capacity
         and sector <= l.capacity - sectors
+        and not (length & l.block_mask | sector & l.sector_mask)
     )
 
 
@@ -144,4 +144,5 @@ cdef class BlkQueue:
     cdef int run_loop(self, Loop *l, uint64_t end) except -1
     cdef int run_drain(self, Loop *l, Taken *taken) except -1
     cdef int run_set_up(self, Loop *l, DmaBuffer buffer) except -1
+    cdef int take(self, uint32_t least, uint32_t most, object deadline) except -1
     cdef int wait(self, uint32_t least, uint32_t most, object deadline) except -1

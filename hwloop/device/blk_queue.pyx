@@ -7,7 +7,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, P
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_INCREF
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memmove, memset
 
@@ -44,9 +44,13 @@ from hwloop.errors import (
     ReadOnlyDisk,
 )
 
+cdef extern from "Python.h":
+    long long PyLong_AsLongLongAndOverflow(object value, int *overflow) except? -1
+
 __all__ = ["Batch", "BlkQueue", "Completions"]
 
 cdef uint32_t RELEASE_FROM = 8              # requests in a call from which on giving up the GIL is worth its cost
+cdef uint32_t RELEASE_ABOVE = 64            # requests in flight above which reap() gives it up, too
 cdef uint64_t LARGEST_SEGMENT = 1 << 30     # where the device names no limit
 cdef uint64_t SPIN_NS = 100000
 cdef uint64_t SLICE_NS = 20000000           # of run(), between two looks for signals
@@ -171,29 +175,35 @@ cdef class Batch:
 
 cdef uint64_t piece(DmaBuffer buffer, object offset, object length, bint writable, uint32_t *bytes_) except? 0:
     """The device address and the length of a piece of a buffer, which has to be there for such use."""
-    cdef uint64_t start = 0
+    cdef int64_t start = as_int64(offset)
+    cdef int64_t wanted
     cdef uint64_t size
     if buffer.address == 0:
         raise InvalidParam("the buffer is closed", remedy="allocate another")
     if writable and not buffer.writable:
         raise InvalidParam("the device cannot write this buffer", remedy="allocate one that it can")
-    if offset is not ZERO:
-        if not 0 <= offset <= buffer.length:
-            raise InvalidParam(f"offset {offset} is not in a buffer of {buffer.length} bytes")
-        start = offset
+    if start < 0 or <uint64_t>start > buffer.length:
+        raise InvalidParam(f"offset {offset} is not in a buffer of {buffer.length} bytes")
     if length is None:
-        size = buffer.length - start
+        size = buffer.length - <uint64_t>start
     else:
-        if not 0 <= length <= buffer.length - start:
+        wanted = as_int64(length)
+        size = <uint64_t>wanted
+        if wanted < 0 or size > buffer.length - <uint64_t>start:
             raise InvalidParam(f"{length} bytes at offset {start} end behind a buffer of {buffer.length} bytes")
-        size = length
     if size > 0xffffffff:
         raise InvalidParam(f"a request of {size} bytes", remedy="split it: 4 GiB is the most that a length can say")
     bytes_[0] = <uint32_t>size
-    return buffer.device_address + start
+    return buffer.device_address + <uint64_t>start
 
 
-ZERO = 0
+cdef inline int64_t as_int64(object value) except? -2:
+    """An integer; one that does not fit becomes the nearest that does, which no buffer has room for."""
+    cdef int overflow = 0
+    cdef int64_t number = PyLong_AsLongLongAndOverflow(value, &overflow)
+    if ring_unlikely(overflow != 0):
+        return INT64_MAX if overflow > 0 else INT64_MIN
+    return number
 
 
 # --- Completions ------------------------------------------------------------------------------------------------------
@@ -671,25 +681,31 @@ cdef class BlkQueue:
         queue's Completions, which the next call uses again. An empty look makes no system call and no Python object.
         Raises DeadlineExpired, after which what did complete is still there to take.
         """
-        cdef Taken *taken = &self.completions.taken
-        cdef RingState *s = &self.engine.ring.state
-        cdef uint32_t most = s.size
-        cdef uint64_t in_flight = s.added - s.popped
+        cdef uint32_t most = self.completions.size
         if max is not None and max < most:
             most = max
-        taken.count = taken.failed = 0
+        self.take(min, most, deadline)
+        return self.completions
+
+    cdef int take(self, uint32_t least, uint32_t most, object deadline) except -1:
+        """Reap into `completions`."""
+        cdef Taken *taken = &self.completions.taken
+        cdef Ring ring = self.engine.ring
+        cdef uint64_t in_flight
         self.enter()
-        if in_flight < 4 * RELEASE_FROM:
+        taken.count = taken.failed = 0
+        in_flight = ring.state.added - ring.state.popped
+        if in_flight <= RELEASE_ABOVE:
             self.engine.reap_into(taken, most)
         else:
             with nogil:
                 self.engine.reap_into(taken, most)
-        if ring_unlikely(taken.count < min):
-            self.wait(min if min < in_flight else <uint32_t>in_flight, most, deadline)
-        ring_leave(&self.engine.ring.busy)
-        if ring_unlikely(taken.count == 0 and s.fault.code != 0):
+        if ring_unlikely(taken.count < least):
+            self.wait(least if least < in_flight else <uint32_t>in_flight, most, deadline)
+        ring_leave(&ring.busy)
+        if ring_unlikely(taken.count == 0 and ring.state.fault.code != 0):
             self.fail()
-        return self.completions
+        return 0
 
     cdef int wait(self, uint32_t least, uint32_t most, object deadline) except -1:
         """The part of reap() that waits; leaves when it raises."""
@@ -713,9 +729,10 @@ cdef class BlkQueue:
 
         A request that failed raises its IoError (which has its `tag`) once those before it were told.
         """
-        cdef Completions found = self.reap()
+        cdef Completions found = self.completions
         cdef Taken *taken = &found.taken
         cdef uint32_t good
+        self.take(0, found.size, None)
         if not taken.failed:
             return tags_of(taken, taken.count)
         good = taken.failures[0].position
