@@ -208,11 +208,20 @@ cdef inline uint32_t engine_fill(
     return table_bytes
 
 
+cdef inline EngineState engine_hot(const EngineState *e) noexcept nogil:
+    """What engine_fill reads, and nothing else."""
+    cdef EngineState hot
+    hot.slots, hot.slots_at, hot.tails_at, hot.sent = e.slots, e.slots_at, e.tails_at, e.sent
+    hot.data_rest[0], hot.data_rest[1], hot.tail_rest = e.data_rest[0], e.data_rest[1], e.tail_rest
+    hot.tail_bytes, hot.packed = e.tail_bytes, e.packed
+    return hot
+
+
 cdef inline void engine_submit_split(
     EngineState *e, RingState *s, const Request *requests, uint32_t count
 ) noexcept nogil:
     """Requests into tables of a split ring. What the loop needs is in variables, which no store can change."""
-    cdef EngineState here = e[0]
+    cdef EngineState here = engine_hot(e)
     cdef const Request *end = requests + min(count, s.free)
     cdef uint64_t added = s.added
     cdef uint64_t due = added + e.publish_every
@@ -242,7 +251,7 @@ cdef inline void engine_submit_packed(
     EngineState *e, RingState *s, const Request *requests, uint32_t count
 ) noexcept nogil:
     """The same of a packed ring."""
-    cdef EngineState here = e[0]
+    cdef EngineState here = engine_hot(e)
     cdef uint64_t published = s.published
     cdef uint32_t table_bytes
     cdef const Request *end = requests + min(count, s.free)

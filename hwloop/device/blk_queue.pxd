@@ -123,6 +123,7 @@ cdef class BlkQueue:
     cdef list stranded          # buffers of calls that nobody waits for
 
     cdef int enter(self) except -1
+    cdef int leave(self) except -1
     cdef int fail(self) except -1
     cdef int call(self, uint64_t sector, DmaBuffer buffer, object offset, object length, bint writable) except -1
     cdef int check(self, uint64_t sector, uint64_t length, DmaBuffer buffer, bint writable) except -1

@@ -7,7 +7,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, P
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_INCREF
-from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, INT64_MIN, UINT32_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memmove, memset
 
@@ -191,7 +191,7 @@ cdef uint64_t piece(DmaBuffer buffer, object offset, object length, bint writabl
         size = <uint64_t>wanted
         if wanted < 0 or size > buffer.length - <uint64_t>start:
             raise InvalidParam(f"{length} bytes at offset {start} end behind a buffer of {buffer.length} bytes")
-    if size > 0xffffffff:
+    if size > UINT32_MAX:
         raise InvalidParam(f"a request of {size} bytes", remedy="split it: 4 GiB is the most that a length can say")
     bytes_[0] = <uint32_t>size
     return buffer.device_address + <uint64_t>start
@@ -414,6 +414,14 @@ cdef class BlkQueue:
             self.fail()
         return 0
 
+    cdef int leave(self) except -1:
+        """The end of what published."""
+        cdef EngineState *e = &self.engine.state
+        if ring_unlikely(e.owed or (e.bell != NULL and e.bell.error)):
+            return self.engine.leave()
+        ring_leave(&self.engine.ring.busy)
+        return 0
+
     cdef int fail(self) except -1:
         """Raise what the ring's state says."""
         if self.engine.ring.state.desc == NULL:
@@ -552,7 +560,7 @@ cdef class BlkQueue:
             done = self.submit_long(&request)
         else:
             done = self.engine.submit_from(&request, 1)
-        self.engine.leave()
+        self.leave()
         if not done:
             raise QueueFull(f"queue {self.index} has {self.outstanding} requests in flight")
         return 0
@@ -604,7 +612,7 @@ cdef class BlkQueue:
             count = self.stage(at, bytes_, count)
         request.length = <uint32_t>total
         done = self.engine.put_parts(count, &request)
-        self.engine.leave()
+        self.leave()
         if not done:
             raise QueueFull(f"queue {self.index} has {self.outstanding} requests in flight")
         return 0
@@ -639,7 +647,7 @@ cdef class BlkQueue:
                 if good == count:
                     done = self.engine.submit_from(first, count)
             batch.busy = False
-        self.engine.leave()
+        self.leave()
         if good != count:
             self.refuse_in_batch(first + good, start + good)
         return done
