@@ -1,4 +1,4 @@
-"""What `bench.instructions` counts: `python -m bench.engine_run KIND BATCHES [LEVEL]`, a level being one of `LEVELS`."""
+"""What `bench.instructions` counts: `python -m bench.engine_run KIND BATCHES [LEVEL]`."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def available() -> bool:
 
 
 def count(kind: str, level: str = "engine") -> Count:
-    """Count a kind and a level of `bench.engine_run`. Raises RuntimeError when callgrind's output has no such function."""
+    """Count a kind and a level of `bench.engine_run`. Raises RuntimeError when callgrind shows no such function."""
     with tempfile.TemporaryDirectory() as folder:
         output = f"{folder}/callgrind.out"
         run = [sys.executable, "-m", "bench.engine_run", kind, str(BATCHES), level]

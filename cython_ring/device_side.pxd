@@ -2,6 +2,7 @@
 # here as well: the walk along the parts of a chain, and Chain.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport memcpy
 
 from cython_ring.ring cimport DESC_WRITE, SOMETHING, Descriptor
 
@@ -68,11 +69,18 @@ cdef inline int walk_add(Walk *w, Descriptor part) noexcept nogil:
     return SOMETHING
 
 
-cdef inline void walk_write_tail(const Walk *w, uint8_t value) noexcept nogil:
-    """Store the chain's last byte, if there is a writable one; device addresses are ours."""
+cdef enum:
+    STAMP = 0x100           # with a tail: the data begin with the second 8 bytes of the head
+
+
+cdef inline void walk_write_tail(const Walk *w, int value) noexcept nogil:
+    """Store the chain's last byte, if there is a writable one, and a stamp if asked for; device addresses are ours."""
     cdef const Descriptor *last = &w.parts[w.count - 1]
+    cdef const Descriptor *first = &w.parts[w.readable]
+    if value & STAMP and w.readable == 1 and w.count > 2 and w.parts[0].length >= 16 and first.length >= 8:
+        memcpy(<void *><uintptr_t>first.address, <const void *><uintptr_t>(w.parts[0].address + 8), 8)
     if last.flags & DESC_WRITE:
-        (<uint8_t *><uintptr_t>last.address)[last.length - 1] = value
+        (<uint8_t *><uintptr_t>last.address)[last.length - 1] = <uint8_t>value
 
 
 cdef struct DeviceState:

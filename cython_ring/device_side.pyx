@@ -232,7 +232,7 @@ cdef inline int serve_some(DeviceState *d, uint64_t last, int tail) noexcept nog
             break
         written = <uint32_t>min(d.walk.writable, <uint64_t>0xffffffff)
         if tail >= 0:
-            walk_write_tail(&d.walk, <uint8_t>tail)
+            walk_write_tail(&d.walk, tail)
     if d.fetched == before or found < 0:
         return found
     give(d, head, written)
@@ -418,10 +418,11 @@ cdef class DeviceSideSplit:
             raise RingUsageError(f"chain {head} is not with the device; complete what fetch() returned, once")
         give(&self.state, <uint16_t>head, written)
 
-    def serve(self, uint64_t count, int64_t timeout_ns, int tail=-1):
+    def serve(self, uint64_t count, int64_t timeout_ns, int tail=-1, *, bint stamp=False):
         """Complete the next `count` chains, each with its writable length, without the GIL; returns how many were.
 
-        With a `tail` from 0 to 255, that is stored into the last writable byte of each, whose device address must be ours.
+        With a `tail` from 0 to 255, that is stored into the last writable byte of each, whose device address must be ours;
+        with `stamp`, data that it may write begin with the second 8 bytes of the head then.
         Gives up `timeout_ns` after it began. Runs in a thread of its own against a driver; raises DriverViolation.
         """
         cdef DeviceState *d = &self.state
@@ -429,7 +430,7 @@ cdef class DeviceSideSplit:
         cdef uint64_t deadline = ring_now_ns() + <uint64_t>max(timeout_ns, 0)
         cdef int found
         with nogil:
-            found = serve_until(d, before + count, deadline, tail)
+            found = serve_until(d, before + count, deadline, tail | STAMP if stamp and tail >= 0 else tail)
         if found < 0:
             raise_broken(found, d.walk.value)
         return d.completed - before

@@ -280,6 +280,8 @@ cdef class Completions:
 
 cdef tuple tags_of(const Taken *taken, uint32_t count):
     cdef tuple tags
+    # Said to be one, as it would be a C integer otherwise, and two objects below.
+    cdef object tag
     cdef uint32_t i
     if not count:
         return NONE

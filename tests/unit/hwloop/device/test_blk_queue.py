@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import sys
 from array import array
 from threading import Event, Thread
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from cython_ring import PackedLoopback
+from cython_ring import DriverViolation, PackedLoopback
 from cython_ring.histogram import Histogram
 from hwloop.device.blk_queue import Batch
 from hwloop.errors import (
@@ -502,5 +505,68 @@ def test_a_loop_ends_when_it_is_told_to() -> None:
 def test_a_loop_of_writes_stays_on_the_disk_and_raises_what_failed() -> None:
     pair = Pair(capacity=24)
     for seed in range(1, 20):
-        with pair.serving(1, 1), pytest.raises(IoError, match="OUT at sector (0|8|16) on queue 0"):
+        with pair.serving(1, 1), pytest.raises(IoError, match=r"OUT at sector (0|8|16) on queue 0"):
             pair.queue.run(buffer(), requests=5, depth=1, write_share=1.0, seed=seed)
+
+
+def test_tags_are_objects_of_their_own() -> None:
+    pair = Pair()
+    tags = (10**6, 2**63, 257)
+    for tag in tags:
+        pair.queue.submit_read(0, buffer(), tag)
+    pair.serve(3)
+    completions = pair.queue.reap(3)
+    kept = [completions.tags for _ in range(100)]
+    assert set(kept) == {tags}
+    assert all(sys.getrefcount(tag) < 10 for tag in completions.tags)
+
+
+@pytest.mark.parametrize("make", MAKES)
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_whatever_a_device_writes_it_is_a_result_or_a_typed_error(make: Any, data: st.DataObject) -> None:
+    """Requests of all kinds, and a device that writes used entries, statuses and indices as it likes."""
+    in_order = data.draw(st.booleans())
+    pair = Pair(make, 8, indirect=data.draw(st.booleans()), ring={"in_order": in_order, "table_parts": 0})
+    memory = buffer()
+    sent: list[int] = []
+    told: list[int] = []
+    try:
+        for tag in range(data.draw(st.integers(1, 30))):
+            step = data.draw(st.sampled_from(["read", "write", "vector", "serve", "lie", "poll"]))
+            try:
+                if step == "read":
+                    pair.queue.submit_read(tag, memory, tag, 0, 512)
+                    sent.append(tag)
+                elif step == "write":
+                    pair.queue.submit_write(tag, memory, tag, 512, 1024)
+                    sent.append(tag)
+                elif step == "vector":
+                    pair.queue.readv(tag, [(memory, 0, 512), (memory, 512, 512)], tag)
+                    sent.append(tag)
+            except QueueFull:
+                pass
+            if step == "serve" and (chain := pair.loop.device.fetch()) is not None:
+                pair.answer(data.draw(st.sampled_from([0, 0, 0, 1, 2, 9, None])), chain=chain)
+            elif step == "lie":
+                number, length = data.draw(st.integers(0, 0xFFFF)), data.draw(st.integers(0, 2**32 - 1))
+                if make is PackedLoopback:
+                    pair.loop.device.put_used(data.draw(st.integers(0, 7)), number, length, 0x8080)
+                else:
+                    pair.loop.device.put_used(data.draw(st.integers(0, 7)), number, length)
+                    pair.loop.device.set_used_idx(data.draw(st.integers(0, 9)))
+            elif step == "poll":
+                try:
+                    told += pair.queue.poll()
+                except IoError as error:
+                    told.append(-1 if error.tag is None else error.tag)
+    except (QueueBroken, DriverViolation):
+        pass
+    assert set(told) <= set(sent)
+    assert len(told) == len(set(told))
+    assert pair.loop.guards_intact()
+    pair.queue.reset()
+    pair.loop.renew_device()
+    pair.queue.submit_read(0, memory, 99, 0, 512)
+    pair.answer()
+    assert 99 in pair.queue.reap(1).tags
