@@ -21,7 +21,8 @@ from hwloop.hal.fake import FakeHal
 from hwloop.session import find
 from hwloop.spec import BlkFeature, Feature
 from hwloop.transport.fake_device import Step
-from hwloop.vhost.fake_backend import EVERYTHING, LEAST, LIKE_QEMU, FakeBackEnd
+from hwloop.vhost.errors import WrongSize
+from hwloop.vhost.fake_backend import EVERYTHING, LEAST, LIKE_QEMU, FakeBackEnd, PeerFaults
 from hwloop.vhost.messages import ProtocolFeature, Request
 from tests.unit.hwloop.vhost.peer import FEATURES, descriptors
 
@@ -233,6 +234,15 @@ def test_a_back_end_that_comes_back_as_another_is_refused(path: Path, what: str,
             mortal.disk.write(1, b"1" * 512)
         assert caught.value.exit_code == 5
         assert mortal.device.data[512:1024] == bytes(512)
+
+
+def test_one_that_comes_back_and_talks_nonsense_is_not_asked_again(path: Path) -> None:
+    with Mortal(path, LIKE_QEMU) as mortal:
+        back_end = mortal.back_end
+        back_end.die(Step.FETCHED, then=lambda: setattr(back_end, "faults", PeerFaults(huge=True)))
+        with pytest.raises(WrongSize, match="claims 4294967295 bytes"):
+            mortal.disk.read(0, 512)
+        assert back_end.connections == 2
 
 
 def test_a_request_that_kills_every_back_end_is_not_sent_for_ever(path: Path) -> None:
