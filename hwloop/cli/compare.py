@@ -27,11 +27,11 @@ def command(
     A and B are devices, files, or - for standard input. Where one is longer, the rest of it must be zeros.
     """
     from hwloop.transfer.compare import compare
-    from hwloop.transfer.end import check_different, open_source
+    from hwloop.transfer.end import open_source
 
-    check_different(first, second)
     if first == second:
-        raise click.UsageError("standard input cannot be both")
+        # A device and the image behind it are two ways to the same bytes, and worth comparing.
+        raise click.UsageError(f"{first} cannot be both of them")
     with open_source(first) as left, open_source(second) as right:
         sizes = [size for size in (length, left.size(), right.size()) if size is not None]
         with progress(f"comparing {first}", min(sizes, default=None), wanted=show_progress) as report:

@@ -42,9 +42,9 @@ def _range_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command("zero")
-@_range_arguments
 @click.option("--write", is_flag=True, help="Write zeros also where the disk could zero by itself.")
 @click.option("--no-unmap", is_flag=True, help="The disk is to keep the space allocated.")
+@_range_arguments
 def zero(
     target: str, offset: int | None, length: int | None, whole: bool, write: bool, no_unmap: bool,
     show_progress: bool | None, as_json: bool,
@@ -89,8 +89,8 @@ def discard(
 
 
 @click.command("secure-erase")
-@_range_arguments
 @click.option("--yes-destroy-data", is_flag=True, help="Needed: nobody gets the data back.")
+@_range_arguments
 def secure_erase(
     target: str, offset: int | None, length: int | None, whole: bool, yes_destroy_data: bool,
     show_progress: bool | None, as_json: bool,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hwloop.cli.common import json_option, open_disk, print_json, target_argument
+from hwloop.errors import DriverError
 
 if TYPE_CHECKING:
     from hwloop.script.language import Command
@@ -60,15 +61,22 @@ def _parse(line: str) -> Command | None:
 
 
 def _lines() -> Iterator[tuple[str, Command | None]]:
-    """What somebody types, with a prompt on a terminal; or a script."""
-    prompt = "hwloop> " if sys.stdin.isatty() else ""
+    """A script; or what somebody types at a prompt, where a wrong command is no reason to end."""
+    if not sys.stdin.isatty():
+        for line in sys.stdin:
+            yield line.strip(), _parse(line)
+        return
+    import readline  # noqa: F401  Its import gives input() a history.
+
     while True:
-        if prompt:
-            click.echo(prompt, nl=False)
-        line = sys.stdin.readline()
-        if not line:
+        try:
+            line = input("hwloop> ")
+            yield line.strip(), _parse(line)
+        except EOFError:
+            click.echo()
             return
-        yield line.strip(), _parse(line)
+        except DriverError as error:
+            click.echo(f"hwloop: {error}", err=True)
 
 
 def _run(script: Script, line: str, step: Command | None, events: list[dict[str, Any]] | None) -> None:

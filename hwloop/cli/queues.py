@@ -90,7 +90,7 @@ def _split_lines(dump: dict[str, Any]) -> Iterator[str]:
     with_device = (shared["avail_idx"] - shared["used_idx"]) & 0xFFFF
     yield f"  avail.idx      {shared['avail_idx']:5}  we have made so many buffers available{_ours(dump)}"
     yield f"  used.idx       {shared['used_idx']:5}  the device has used so many; {with_device} are with it"
-    yield f"  taken by us    {dump['popped_idx']:5}  {waiting} used buffers wait to be taken"
+    yield f"  taken by us    {dump['popped_idx']:5}  used buffers that wait to be taken: {waiting}"
     yield f"  avail.flags    {shared['avail_flags']:5}  {'no interrupt, please' if shared['avail_flags'] & 1 else '-'}"
     told = "need not be notified" if shared["used_flags"] & 1 else "wants to be notified"
     yield f"  used.flags     {shared['used_flags']:5}  the device {told}"
