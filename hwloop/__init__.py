@@ -13,6 +13,7 @@ Names are imported when they are first used, so that `import hwloop` costs littl
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hwloop.aio import AsyncDisk, aopen
     from hwloop.device.base import BaseDriverOps, BlockDriverOps, Device
     from hwloop.device.blk import VirtioBlk, VirtIoBlkDev
     from hwloop.device.blk_cache import CacheMode
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from hwloop.transport.some import SomeTransport
 
 _HOMES = {
+    "AsyncDisk": "hwloop.aio",
     "BaseDriverOps": "hwloop.device.base",
     "BlkLimits": "hwloop.device.blk_limits",
     "BlockDriverOps": "hwloop.device.base",
@@ -66,12 +68,14 @@ _HOMES = {
     "ZoneState": "hwloop.device.blk_formats",
     "ZoneType": "hwloop.device.blk_formats",
     "ZonedModel": "hwloop.device.blk_formats",
+    "aopen": "hwloop.aio",
     "open": "hwloop.session",
     "probe": "hwloop.probe",
 }
 
 __all__ = [
     "PAGE_SIZE",
+    "AsyncDisk",
     "BaseDriverOps",
     "BlkLimits",
     "BlockDriverOps",
@@ -103,6 +107,7 @@ __all__ = [
     "ZoneState",
     "ZoneType",
     "ZonedModel",
+    "aopen",
     "open",
     "probe",
 ]

@@ -226,6 +226,26 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
             if stood_back:
                 time.sleep(0)
 
+    def new_patience(self) -> Patience:
+        """How long a request may take, from now on; for `look_after`."""
+        return Patience(Deadline(self._request_seconds))
+
+    def look_after(self, patience: Patience) -> None:
+        """For a caller that waits for a request in a way of its own: from time to time, what `wait` does on the way.
+
+        Does not wait. Raises DeadlineExpired and DeviceLost as `wait`: everything in flight has failed then.
+        """
+        self._wait_a_little(patience, 0.0)
+
+    def check_read(self, sector: int, length: int) -> None:
+        """Raises what `read` raises for these arguments, and sends nothing."""
+        self._check_range(sector, length, errno.EINVAL)
+
+    def check_write(self, sector: int, length: int) -> None:
+        """Raises what `write` raises for these arguments, and sends nothing."""
+        self._check_writable()
+        self._check_range(sector, length, errno.ENOSPC)
+
     def abandon(self, token: int) -> None:
         """Nobody will ask for this result: drop it, now or when it comes. Idempotent; the device still does it."""
         with self._lock:
@@ -440,7 +460,7 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
                 self.abandon(token)
                 raise
 
-    def _wait_a_little(self, patience: Patience) -> None:
+    def _wait_a_little(self, patience: Patience, most: float = _SLICE_SECONDS) -> None:
         """Wait a few milliseconds for a completion; other threads get their turn between two calls.
 
         A device that is slow is notified once more, since a lost notification must not cost the request. One that is
@@ -450,7 +470,7 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
             self._check_working()
             if patience.is_over():
                 raise self._out_of_time(patience.deadline)
-            if self._wait_for_completion(min(_SLICE_SECONDS, patience.deadline.remaining())):
+            if self._wait_for_completion(min(most, patience.deadline.remaining())):
                 self._reap()
                 return
             if self._check_alive():

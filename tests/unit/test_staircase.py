@@ -49,6 +49,7 @@ STEPS = {
     "hwloop.filter": 4,
     "hwloop.device": 5,
     "hwloop.session": 6,
+    "hwloop.aio": 6,
     "hwloop.door": 6,
     "hwloop.claim": 6,
     "hwloop.guardian": 6,
