@@ -33,6 +33,15 @@ from hwloop.spec import Feature
 from hwloop.target import Target, split_options
 from hwloop.vhost.fake_backend import FakeBackEnd
 
+OFFERED = (
+    Feature.VERSION_1
+    | Feature.RING_PACKED
+    | Feature.INDIRECT_DESC
+    | Feature.EVENT_IDX
+    | Feature.IN_ORDER
+    | Feature.ORDER_PLATFORM
+)
+"""What every test device offers besides what its options say."""
 _LARGEST = 1 << 40
 _START_SECONDS = 30.0
 _END_SECONDS = 10.0
@@ -56,7 +65,7 @@ def make_disk(text: str) -> StoredBlk:
             remedy=f"give a multiple of its block size {shape.block_size}, up to 1T",
         )
     writable = options.get("read-only") != "on"
-    return shape.make(FakeHal(), Feature.VERSION_1, StoredBlk, path=path, writable=writable)
+    return shape.make(FakeHal(), OFFERED, StoredBlk, path=path, writable=writable)
 
 
 def _check_options(options: dict[str, str]) -> None:

@@ -44,7 +44,7 @@ def door(request: pytest.FixtureRequest) -> Iterator[Door]:
 @pytest.mark.parametrize("block_size", [512, 4096])
 def test_random_bytes_agree_with_a_model(door: Door, block_size: int) -> None:
     rng = random.Random(block_size)
-    size = 256 << 10
+    size = MIB
     disk = door.open(size, block_size=block_size)
     model = bytearray(size)
     for _ in range(300):

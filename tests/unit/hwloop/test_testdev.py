@@ -21,7 +21,7 @@ from hwloop.device.blk_formats import ZonedModel
 from hwloop.device.blk_protocol import BlkConfig
 from hwloop.errors import AlreadyUsed, HwloopError, InvalidParam, SetupError
 from hwloop.hal.fake import FakeHal
-from hwloop.spec import BlkFeature, Feature
+from hwloop.spec import BlkFeature
 from hwloop.vhost.messages import Request
 
 MIB = 1 << 20
@@ -114,7 +114,7 @@ def test_options_are_features_and_configuration(
             testdev.make_disk(f"fake:1M?{options}")
         return
     with testdev.make_disk(f"fake:1M?{options}") as device:
-        usual = Feature.VERSION_1 | BlkFeature.FLUSH | BlkFeature.BLK_SIZE | BlkFeature.SEG_MAX
+        usual = testdev.OFFERED | BlkFeature.FLUSH | BlkFeature.BLK_SIZE | BlkFeature.SEG_MAX
         assert device.features == usual | feature
         assert field is None or device.field(getattr(BlkConfig, field)) == value
 
