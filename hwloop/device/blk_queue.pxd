@@ -11,8 +11,6 @@ cdef enum:
     TYPE_IN = 0             # VIRTIO 1.4, 5.2.6
     TYPE_OUT = 1
     STATUS_OK = 0
-    STATUS_IO_ERR = 1
-    STATUS_UNSUPPORTED = 2
     STATUS_NOT_WRITTEN = 0xff
 
 # What the requests of a queue have to keep to.

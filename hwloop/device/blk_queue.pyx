@@ -27,11 +27,9 @@ from cython_ring.histogram cimport Histogram, histogram_put
 from cython_ring.memory cimport ring_enter, ring_leave, ring_now_ns, ring_unlikely
 from cython_ring.ring cimport Ring, RingState
 
-import errno
-
 from cython_ring.errors import RingBroken
 from hwloop.deadline import REQUEST_SECONDS
-from hwloop.device.blk_protocol import RequestType
+from hwloop.device.blk_protocol import request_name, status_meaning
 from hwloop.errors import (
     AlreadyUsed,
     DeadlineExpired,
@@ -295,24 +293,12 @@ cdef tuple tags_of(const Taken *taken, uint32_t count):
 
 cdef object io_error(const Request *request, uint32_t written, uint32_t status, uint16_t queue):
     """The error of a request whose status is not good."""
-    kind = request.head0 & 0xffffffff
-    try:
-        name = RequestType(kind).name
-    except ValueError:
-        name = f"request of type {kind}"
-    where = f"{name} at sector {request.head1} on queue {queue}"
-    code, section = errno.EIO, "5.2.6"
-    if status == STATUS_IO_ERR:
-        text = "the device reports an I/O error"
-    elif status == STATUS_UNSUPPORTED:
-        text, code = "the device does not support this request", errno.EOPNOTSUPP
-    elif status == STATUS_NOT_WRITTEN:
-        text = "the device did not write the status of the request"
-    elif status == SHORT:
+    where = f"{request_name(request.head0 & 0xffffffff)} at sector {request.head1} on queue {queue}"
+    code, text = status_meaning(status)
+    section = "5.2.6"
+    if status == SHORT:
         expected = request.length + 1 if request.writable else 1
         text, section = f"the device reports success but wrote {written} of {expected} bytes", "2.7.8.2"
-    else:
-        text = f"the device wrote the undefined status {status:#x}"
     error = IoError(f"{where}: {text}", errno=code, section=section)
     error.sector, error.queue, error.tag, error.status = request.head1, queue, request.tag, status
     return error

@@ -300,6 +300,8 @@ def test_each_status_has_its_error(make: Any, indirect: bool, in_order: bool, ev
     for status, says, code in (
         (1, "reports an I/O error", errno.EIO),
         (2, "does not support", errno.EOPNOTSUPP),
+        (4, "not at the write pointer of its zone", errno.EIO),
+        (6, "too many zones are active", errno.EOVERFLOW),
         (None, "did not write the status", errno.EIO),
         (77, "undefined status 0x4d", errno.EIO),
     ):
