@@ -114,6 +114,10 @@ class VirtQueue:
         """How many descriptors are free."""
         return self._live().free
 
+    def needs(self, parts: int) -> int:
+        """How many descriptors a buffer of so many parts takes."""
+        return 1 if 1 < parts <= self._live().table_parts else parts
+
     @property
     def outstanding(self) -> int:
         """How many requests the device has."""
@@ -143,8 +147,10 @@ class VirtQueue:
     def notify(self) -> None:
         """Notify the device, wanted or not."""
         self.notifications += 1
-        with_data = self.has(Feature.NOTIFICATION_DATA)
-        self._transport.notify(self.index, self._live().notification_data(self.index) if with_data else None)
+        if self.has(Feature.NOTIFICATION_DATA):
+            self._transport.notify(self.index, self._live().notification_data(self.index))
+        else:
+            self._transport.notify(self.index)
 
     def pop(self) -> tuple[Any, int] | None:
         """The token of a buffer that the device has used and how many bytes it wrote, or None.

@@ -92,7 +92,7 @@ class Meter:
     """Reads the counters of a driver. `counted` is there where it was opened through a `CountedPlace`."""
 
     def __init__(self, disk: Driver, counted: CountedPlace | None = None) -> None:
-        self._queues = disk.queues if isinstance(disk, Device) else None
+        self._queues = disk.virtqueues if isinstance(disk, Device) else None
         self._counted = counted
 
     def read(self) -> Costs:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from hwloop.device.events import DeviceEvents
 from hwloop.device.lines import Lines, choose_lines
-from hwloop.errors import DeviceError, DeviceLost, HwloopError, InvalidParam, Unsupported
+from hwloop.errors import DeviceError, DeviceLost, FeaturesRefused, HwloopError, InvalidParam, Unsupported
 from hwloop.hal.base import BufferDirection, Dma, Hal, pages_for
 from hwloop.owner import Owner
 from hwloop.queue import VirtQueue
+from hwloop.queue_options import QueueOptions
 from hwloop.signals import shield
-from hwloop.spec import DeviceType
+from hwloop.spec import DeviceType, Feature
 from hwloop.transport.base import Transport
 from hwloop.waiting import IRQ, MODES, POLL
 
@@ -139,14 +140,17 @@ class Device(Driver):
 
     SUPPORTED_FEATURES = 0
 
-    def __init__(self, transport: Transport, hal: Hal, *, wait: str = POLL) -> None:
+    def __init__(
+        self, transport: Transport, hal: Hal, *, wait: str = POLL, options: QueueOptions | None = None
+    ) -> None:
         super().__init__(hal)
         self.transport = transport
-        self.queues: list[VirtQueue] = []
+        self.options = options or QueueOptions()
+        self.virtqueues: list[VirtQueue] = []
         self.lines = Lines()
         self.events = DeviceEvents(self)
         try:
-            self.negotiated = transport.begin_init(self._accept(self.SUPPORTED_FEATURES))
+            self.negotiated = self._negotiate()
             if wait != POLL:
                 self._choose_lines(wait)
             self.events.begin()
@@ -166,6 +170,19 @@ class Device(Driver):
     def _accept(self, supported: int) -> int | Callable[[int], int]:
         """What is accepted of a device: all of `supported`, or what a function chooses of the features offered."""
         return supported
+
+    def _negotiate(self) -> int:
+        """The features of the driver, and those of rings that `options` allow. A device that refuses to do without
+        packed rings gets them, unless the user said no (VIRTIO 1.4, 6.2). Raises FeaturesRefused, Unsupported."""
+        accepted = self.SUPPORTED_FEATURES | self.options.accepted
+        try:
+            negotiated = self.transport.begin_init(self._accept(accepted))
+        except FeaturesRefused:
+            if "packed" in self.options.chosen or not self.transport.read_device_features() & Feature.RING_PACKED:
+                raise
+            negotiated = self.transport.begin_init(self._accept(accepted | Feature.RING_PACKED))
+        self.options.require(negotiated)
+        return negotiated
 
     def _mark_failed(self) -> DeviceLost | None:
         """FAILED, where the device still answers (VIRTIO 1.4, 3.1.1); the error where it does not."""
@@ -190,9 +207,12 @@ class Device(Driver):
     def device_type(self) -> DeviceType:
         return self.transport.device_type()
 
-    def _add_queue(self, index: int, size: int | None = None) -> VirtQueue:
-        queue = self.transport.watch_queue(VirtQueue(self.hal, self.transport, index, size))
-        self.queues.append(queue)
+    def _add_queue(self, index: int, size: int | None = None, *, table_parts: int = 0) -> VirtQueue:
+        """`size` None: what the user chose, or as much as there may be."""
+        size = self.options.size if size is None else size
+        queue = VirtQueue(self.hal, self.transport, index, size, table_parts=table_parts)
+        queue = self.transport.watch_queue(queue)
+        self.virtqueues.append(queue)
         return queue
 
     def enable_interrupts(self, wait: str = IRQ) -> None:
@@ -205,7 +225,7 @@ class Device(Driver):
             line = self.lines.open(self.hal, None)
             if line is None and wait == IRQ:
                 raise self._no_interrupt()
-            self.lines.queues = [line] * len(self.queues) if line is not None else []
+            self.lines.queues = [line] * len(self.virtqueues) if line is not None else []
         self._use_lines(wait)
 
     def disable_interrupts(self) -> None:
@@ -213,7 +233,7 @@ class Device(Driver):
         if not self.lines.queues:
             return
         try:
-            for queue in self.queues:
+            for queue in self.virtqueues:
                 queue.use_interrupt(None)
         finally:
             self.lines.close()
@@ -254,7 +274,7 @@ class Device(Driver):
 
     def _use_lines(self, wait: str) -> None:
         lines = self.lines.queues
-        for index, queue in enumerate(self.queues if lines else []):
+        for index, queue in enumerate(self.virtqueues if lines else []):
             # Queues behind those that were given a vector share them.
             queue.use_interrupt(lines[index % len(lines)], wait, shared=self.lines.shared)
             queue.waiter.on_config = self.events.note_change
@@ -271,7 +291,7 @@ class Device(Driver):
             steps.callback(self.hal.release_memory)
             for buffer in self._buffers:
                 steps.callback(buffer.close)
-            for queue in self.queues:
+            for queue in self.virtqueues:
                 steps.callback(queue.close)
             steps.callback(self._abandon_requests)
             steps.callback(self.transport.stop_dma)

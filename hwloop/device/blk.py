@@ -25,9 +25,11 @@ from hwloop.device.blk_request import DIRECTIONS, Request, Slots
 from hwloop.device.blk_zoned import BlkZones
 from hwloop.device.block import LARGEST_TRANSFER, BlockDevice
 from hwloop.device.watched import status_fault
-from hwloop.errors import DeviceChanged, DeviceLost, HwloopError, IoError, Unsupported
+from hwloop.errors import DeviceChanged, DeviceLost, HwloopError, InvalidParam, IoError, Unsupported
 from hwloop.hal.base import BufferDirection, Hal
 from hwloop.queue import Part
+from hwloop.queue_areas import choose_size
+from hwloop.queue_options import QueueOptions
 from hwloop.spec import SECTOR_SIZE, BlkFeature, Feature, PhysAddr, feature_names
 from hwloop.transport.base import Transport, always_accepted
 from hwloop.waiting import POLL
@@ -41,8 +43,9 @@ _LEAST_DESCRIPTORS = 3
 
 
 class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
-    """The VirtIO block device driver; one request queue.
+    """The VirtIO block device driver.
 
+    `options` says how many queues it sets up, of what size, and which features of rings it accepts.
     `request_seconds` is how long one request may take before the device is reset and everything in flight fails.
     """
 
@@ -60,16 +63,23 @@ class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
         | BlkFeature.LIFETIME
         | BlkFeature.SECURE_ERASE
         | BlkFeature.ZONED
+        | BlkFeature.MQ
         | Feature.VERSION_1
         | Feature.ACCESS_PLATFORM
         | Feature.ORDER_PLATFORM
     )
 
     def __init__(
-        self, transport: Transport, hal: Hal, *, request_seconds: float = REQUEST_SECONDS, wait: str = POLL
+        self,
+        transport: Transport,
+        hal: Hal,
+        *,
+        request_seconds: float = REQUEST_SECONDS,
+        wait: str = POLL,
+        options: QueueOptions | None = None,
     ) -> None:
         self._request_seconds = request_seconds
-        super().__init__(transport, hal, wait=wait)
+        super().__init__(transport, hal, wait=wait, options=options)
 
     @classmethod
     def try_new(cls, transport: Transport, hal: Hal) -> Self:
@@ -80,19 +90,24 @@ class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
         self._may_come_back = self.transport.may_come_back
         self._returns = 0
         self._capacity, self._block_size = self.transport.read_consistent(self._read_geometry)
-        self._queue = self._add_queue(0)
-        if self._queue.size < _LEAST_DESCRIPTORS:
-            raise Unsupported(f"queue 0 has {self._queue.size} descriptors; a read needs {_LEAST_DESCRIPTORS}")
+        count = self._queue_count()
+        size = min(choose_size(self.transport, index, self.options.size) for index in range(count))
+        if size < _LEAST_DESCRIPTORS:
+            raise Unsupported(f"queue 0 has {size} descriptors; a read needs {_LEAST_DESCRIPTORS}")
         # A limit of 0 says nothing: for segments Linux then takes 1 (drivers/block/virtio_blk.c).
         self._size_max = self._limit(BlkFeature.SIZE_MAX, BlkConfig.size_max) or LARGEST_TRANSFER
         seg_max = self._limit(BlkFeature.SEG_MAX, BlkConfig.seg_max)
-        self._segments_at_most = self._queue.size - 2 if seg_max is None else min(seg_max or 1, self._queue.size - 2)
+        self._segments_at_most = size - 2 if seg_max is None else min(seg_max or 1, size - 2)
         if self._size_max * self._segments_at_most < self._block_size:
             raise Unsupported(
                 f"a request of this device carries {self._segments_at_most} segments of {self._size_max} bytes, "
                 f"less than one block of {self._block_size}"
             )
-        count = min(_MOST_REQUESTS, self._queue.size // 2)
+        parts = 2 + -(-self.max_transfer() // self._size_max)
+        for index in range(count):
+            self._add_queue(index, None if self.transport.fixed_queue_size else size, table_parts=parts)
+        self._queue = self.virtqueues[0]
+        count = min(_MOST_REQUESTS, size if self._queue.has(Feature.INDIRECT_DESC) else size // 2)
         headers = self._add_buffer(count * HEADER_BYTES, BufferDirection.DriverToDevice)
         statuses = self._add_buffer(count, BufferDirection.DeviceToDriver)
         self._slots = Slots(headers, statuses, list(range(count)))
@@ -116,6 +131,15 @@ class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
 
     def _read_field(self, field: ReadOnly) -> int:
         return read_config(self.transport, field)
+
+    def _queue_count(self) -> int:
+        """Raises InvalidParam for more queues than the device has."""
+        most = self._limit(BlkFeature.MQ, BlkConfig.num_queues) or 1
+        if not 0 < self.options.queues <= most:
+            raise InvalidParam(
+                f"the disk cannot have {self.options.queues} queues in use", remedy=f"the device has {most}"
+            )
+        return self.options.queues
 
     def _read_geometry(self) -> tuple[int, int]:
         capacity = read_config(self.transport, BlkConfig.capacity)
@@ -187,12 +211,13 @@ class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
     @property
     def requests_free(self) -> int:
         """How many more requests of one segment fit."""
-        return min(len(self._slots.free), self._queue.free // _LEAST_DESCRIPTORS)
+        return min(len(self._slots.free), self._queue.free // self._queue.needs(_LEAST_DESCRIPTORS))
 
     # --- Private: submitting ------------------------------------------------------------------------------------------
 
     def _has_room(self, length: int) -> bool:
-        return bool(self._slots.free) and self._queue.free >= 2 + len(range(0, length, self._size_max))
+        parts = 2 + len(range(0, length, self._size_max))
+        return bool(self._slots.free) and self._queue.free >= self._queue.needs(parts)
 
     def _enqueue(self, request: Request, token: int) -> None:
         request.slot = self._slots.free.pop()

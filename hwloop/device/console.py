@@ -26,6 +26,7 @@ from hwloop.errors import DeviceClosed, DeviceError, DmaError, HwloopError, Inva
 from hwloop.hal.base import Hal
 from hwloop.owning_queue import OwningQueue
 from hwloop.queue import VirtQueue
+from hwloop.queue_options import QueueOptions
 from hwloop.spec import PAGE_SIZE, ConsoleFeature, Feature
 from hwloop.transport.base import Transport
 from hwloop.waiting import POLL
@@ -65,7 +66,13 @@ class VirtioConsole(WatchedDevice):
     )
 
     def __init__(
-        self, transport: Transport, hal: Hal, *, request_seconds: float = REQUEST_SECONDS, wait: str = POLL
+        self,
+        transport: Transport,
+        hal: Hal,
+        *,
+        request_seconds: float = REQUEST_SECONDS,
+        wait: str = POLL,
+        options: QueueOptions | None = None,
     ) -> None:
         self._ports: dict[int, ConsolePort] = {}
         self._port_queues: dict[int, tuple[VirtQueue, VirtQueue]] = {}
@@ -75,7 +82,7 @@ class VirtioConsole(WatchedDevice):
         self._max_nr_ports = 1
         self._heard = False
         self.ignored = 0
-        super().__init__(transport, hal, request_seconds=request_seconds, wait=wait)
+        super().__init__(transport, hal, request_seconds=request_seconds, wait=wait, options=options)
         try:
             with self._working():
                 self._start()

@@ -12,6 +12,7 @@ from hwloop.device.patience import Patience
 from hwloop.errors import DeviceClosed, DeviceError, DeviceLost, HwloopError
 from hwloop.hal.base import Hal
 from hwloop.queue import VirtQueue
+from hwloop.queue_options import QueueOptions
 from hwloop.spec import DeviceStatus
 from hwloop.transport.base import Transport
 from hwloop.waiting import POLL
@@ -28,13 +29,19 @@ class WatchedDevice(Device):
     """
 
     def __init__(
-        self, transport: Transport, hal: Hal, *, request_seconds: float = REQUEST_SECONDS, wait: str = POLL
+        self,
+        transport: Transport,
+        hal: Hal,
+        *,
+        request_seconds: float = REQUEST_SECONDS,
+        wait: str = POLL,
+        options: QueueOptions | None = None,
     ) -> None:
         self._request_seconds = request_seconds
         self._lock = threading.RLock()
         self._broken = ""
         self._cause: HwloopError | None = None
-        super().__init__(transport, hal, wait=wait)
+        super().__init__(transport, hal, wait=wait, options=options)
 
     def close(self) -> None:
         with self._lock:

@@ -8,11 +8,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 
+from cython_ring.layout import MAX_SIZE
 from hwloop.device import DRIVERS, Device, Driver
 from hwloop.errors import InvalidParam, Unsupported
 from hwloop.filter import Filter, FilterMaker
 from hwloop.hal.base import Hal
 from hwloop.hal.filter import HalFilter
+from hwloop.queue_options import SWITCHES, QueueOptions
 from hwloop.signals import shield
 from hwloop.spec import DeviceType
 from hwloop.target import Target
@@ -23,6 +25,13 @@ SWITCH = ("on", "off")
 """The values of an option that is a switch."""
 WAIT = {"wait": MODES}
 """The option of every door to a device with queues: how they wait."""
+QUEUE_OPTIONS: dict[str, tuple[str, ...] | None] = {
+    **dict.fromkeys(SWITCHES, SWITCH),
+    "queues": None,
+    "queue-size": None,
+}
+"""The options of every door to a virtio device that are about its queues."""
+_MOST_QUEUES = 1024
 
 
 @dataclass(frozen=True)
@@ -104,12 +113,13 @@ class Place(ABC):
         """
         if self.device_type is not None:
             self._driver(self.device_type)
+        wait, options = self.target.options.get("wait", POLL), queue_options(self.target)
         with ExitStack() as stack:
             with shield():
                 opened = self.open_filtered()
                 stack.push(opened.resources)
                 driver = self._driver(opened.transport.device_type())
-                device = driver(opened.transport, opened.hal, wait=self.target.options.get("wait", POLL))
+                device = driver(opened.transport, opened.hal, wait=wait, options=options)
                 device.call_when_closed(stack.pop_all().close)
                 stack.push(device)
             # A signal that came meanwhile was raised at the end of the shield, and `stack` has given everything back.
@@ -135,6 +145,17 @@ class KernelPlace(Place):
     @property
     def name(self) -> str:
         return self.address
+
+
+def queue_options(target: Target) -> QueueOptions:
+    """What a target says of queues. Raises InvalidParam."""
+    given = target.options
+    size = given.get("queue-size")
+    return QueueOptions(
+        {name: given[name] == "on" for name in SWITCHES if name in given},
+        parse_number("queues", given.get("queues", "1"), range(1, _MOST_QUEUES + 1)),
+        None if size is None else parse_number("queue-size", size, range(1, MAX_SIZE + 1)),
+    )
 
 
 def check_options(target: Target, known: Mapping[str, tuple[str, ...] | None]) -> None:

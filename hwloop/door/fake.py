@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from hwloop.device.fake_blk import FakeBlk
-from hwloop.door.base import WAIT, Opened, Place, check_options, parse_number
+from hwloop.door.base import QUEUE_OPTIONS, WAIT, Opened, Place, check_options, parse_number
 from hwloop.door.fake_shape import FAULTS, SHAPE, FakeShape
 from hwloop.errors import InvalidParam
 from hwloop.hal.fake import FakeHal
@@ -17,10 +17,10 @@ from hwloop.size import parse_size
 from hwloop.spec import DeviceType
 from hwloop.target import Target
 from hwloop.transport.fake import FakeTransport
-from hwloop.transport.fake_device import MODERN
+from hwloop.transport.fake_device import MODERN, RINGS
 from udev import Sysfs
 
-OPTIONS = SHAPE | FAULTS | WAIT | {"vectors": None}
+OPTIONS = SHAPE | FAULTS | WAIT | QUEUE_OPTIONS | {"vectors": None}
 _LARGEST = 1 << 30
 _VECTORS = "2"
 """MSI-X vectors of the device, where the target does not say: one for its queue, and one for its configuration."""
@@ -48,7 +48,7 @@ class FakePlace(Place):
 
     def make_device(self, hal: FakeHal) -> FakeBlk:
         """The device side, with its switches set."""
-        return self._shape.make(hal, MODERN, FakeBlk)
+        return self._shape.make(hal, MODERN | RINGS, FakeBlk)
 
 
 def find(target: Target, sysfs: Sysfs) -> FakePlace:

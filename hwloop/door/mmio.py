@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import udev
 from hwloop.claim import Claim
-from hwloop.door.base import SWITCH, WAIT, KernelPlace, Opened, Place, check_options
+from hwloop.door.base import QUEUE_OPTIONS, SWITCH, WAIT, KernelPlace, Opened, Place, check_options
 from hwloop.errors import InvalidParam, RefusedError, SetupError, Unsupported
 from hwloop.guardian import Guardian, ending
 from hwloop.hal.base import Hal
@@ -32,7 +32,7 @@ from hwloop.transport.mmio import MmioTransport, check_place
 from hwloop.transport.mmio_registers import CONFIG_SPACE_OFFSET, SLOT_SIZE
 from udev import MmioNode, Sysfs
 
-OPTIONS = {"size": None, "unbind": SWITCH, "version": ("1", "2")} | WAIT
+OPTIONS = {"size": None, "unbind": SWITCH, "version": ("1", "2")} | WAIT | QUEUE_OPTIONS
 BUS = "platform"
 _HEXADECIMAL = re.compile(r"[0-9a-fA-F]+")
 

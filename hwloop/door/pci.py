@@ -11,7 +11,7 @@ from typing import cast
 
 import udev
 from hwloop.claim import UIO_DRIVER, VFIO_DRIVER, Claim, group_fault, translates
-from hwloop.door.base import WAIT, KernelPlace, Opened, check_options
+from hwloop.door.base import QUEUE_OPTIONS, WAIT, KernelPlace, Opened, check_options
 from hwloop.errors import SetupError, Unsupported
 from hwloop.guardian import Guardian, ending
 from hwloop.hal.base import Hal
@@ -30,7 +30,7 @@ from hwloop.transport.pci_modern import PciTransport
 from pci import BarInfo, CapabilityError, ConfigAccessError, ConfigSpace, IoBar, SysfsConfigAccess, parse_resource_file
 from udev import PciDevice, Sysfs
 
-OPTIONS = {"hal": ("vfio", "uio", "iommufd", "vfio-noiommu"), "mode": ("modern", "legacy")} | WAIT
+OPTIONS = {"hal": ("vfio", "uio", "iommufd", "vfio-noiommu"), "mode": ("modern", "legacy")} | WAIT | QUEUE_OPTIONS
 
 PciHal = VfioHal | IommufdHal | VfioNoIommuHal | UioHal
 

@@ -16,6 +16,7 @@ from hwloop.door.base import SWITCH, WAIT, Opened, Place, check_options
 from hwloop.errors import InvalidParam, SetupError
 from hwloop.qtest.machine import MACHINES
 from hwloop.qtest.qemu import QemuMachine
+from hwloop.queue_options import SWITCHES
 from hwloop.signals import shield
 from hwloop.spec import SECTOR_SIZE, DeviceType
 from hwloop.target import Target
@@ -38,13 +39,14 @@ _DISK_OPTIONS = {
     "block-size": _BLOCK_SIZES,
     "write-cache": SWITCH,
     "num-queues": None,
+    "queues": None,
     "queue-size": None,
 }
 _CONSOLE_OPTIONS = {"socket": None}
 _ANY_OPTIONS = {
     "machine": tuple(MACHINES),
     "device": ("block", "console", "rng"),
-    "packed": SWITCH,
+    **dict.fromkeys(SWITCHES, SWITCH),
     "accel": ("tcg", "kvm"),
 }
 OPTIONS = _ANY_OPTIONS | WAIT | _PCI_OPTIONS | _MMIO_OPTIONS | _DISK_OPTIONS | _CONSOLE_OPTIONS
@@ -134,11 +136,15 @@ class QemuPlace(Place):
                 f"option queue-size cannot be {self.options['queue-size']!r}",
                 remedy=f"choose one of: {', '.join(_QUEUE_SIZES)}",
             )
-        queues = self.options.get("num-queues", "1")
+        queues = self._queue_count() or "1"
         if not (queues.isascii() and queues.isdecimal() and 0 < int(queues) <= _MOST_QUEUES):
             raise InvalidParam(f"option num-queues cannot be {queues!r}", remedy=f"give 1 to {_MOST_QUEUES}")
         if len(os.fsencode(self.options.get("serial", ""))) > _LONGEST_SERIAL:
             raise InvalidParam(f"the serial has more than {_LONGEST_SERIAL} bytes")
+
+    def _queue_count(self) -> str | None:
+        """How many queues the device has; None: as QEMU likes. `queues` alone is how many are used, too."""
+        return self.options.get("num-queues", self.options.get("queues"))
 
     def _choose_mode(self) -> str | None:
         """The interface of a transitional function; None where there is only one."""
@@ -188,7 +194,7 @@ class QemuPlace(Place):
                 "drive": DISK_NODE, "serial": self.options.get("serial"), "write-cache": cache,
                 "config-wce": "off" if cache == "off" else None,
                 "logical_block_size": size, "physical_block_size": size,
-                "num-queues": self.options.get("num-queues"), "queue-size": self.options.get("queue-size"),
+                "num-queues": self._queue_count(), "queue-size": self.options.get("queue-size"),
                 # Or QEMU would stop the machine at an error, and never complete the request.
                 "rerror": "report", "werror": "report",
             },

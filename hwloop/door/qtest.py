@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from hwloop.door import guestless
-from hwloop.door.base import WAIT, Opened, Place, check_options, parse_number
+from hwloop.door.base import QUEUE_OPTIONS, WAIT, Opened, Place, check_options, parse_number
 from hwloop.errors import InvalidParam
 from hwloop.qtest.attached import AttachedMachine
 from hwloop.qtest.machine import MACHINES
@@ -26,14 +26,18 @@ from hwloop.signals import shield
 from hwloop.target import Target
 from udev import Sysfs
 
-OPTIONS = {
-    "ram": None,
-    "ram-base": None,
-    "machine": tuple(MACHINES),
-    "qmp": None,
-    "at": None,
-    "mode": ("modern", "legacy"),
-} | WAIT
+OPTIONS = (
+    {
+        "ram": None,
+        "ram-base": None,
+        "machine": tuple(MACHINES),
+        "qmp": None,
+        "at": None,
+        "mode": ("modern", "legacy"),
+    }
+    | WAIT
+    | QUEUE_OPTIONS
+)
 
 
 class QtestPlace(Place):

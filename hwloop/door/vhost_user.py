@@ -15,7 +15,7 @@ import socket
 from contextlib import ExitStack
 from typing import cast
 
-from hwloop.door.base import WAIT, Opened, Place, check_options
+from hwloop.door.base import QUEUE_OPTIONS, WAIT, Opened, Place, check_options
 from hwloop.errors import DeadlineExpired, InvalidParam, SetupError
 from hwloop.hal.vhost import VhostHal
 from hwloop.signals import shield
@@ -30,7 +30,7 @@ _LARGEST_THERE_IS = 32768
 _RECONNECT_SECONDS = 10.0
 """How long a back end that has gone is waited for: longer than a service manager takes to start it again."""
 _LONGEST_RECONNECT = 3600.0
-OPTIONS = {"device": tuple(_TYPES), "queue-size": None, "reconnect": None} | WAIT
+OPTIONS = {"device": tuple(_TYPES), "reconnect": None} | WAIT | QUEUE_OPTIONS
 
 
 class VhostUserPlace(Place):

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from hwloop.door.base import WAIT, Opened, Place, check_options
+from hwloop.door.base import QUEUE_OPTIONS, WAIT, Opened, Place, check_options
 from hwloop.hal.vhost_vdpa import VhostVdpaHal
 from hwloop.signals import shield
 from hwloop.target import Target
 from hwloop.transport.vhost_vdpa import VhostVdpaTransport
 from udev import Sysfs
 
-OPTIONS = WAIT
+OPTIONS = WAIT | QUEUE_OPTIONS
 
 
 class VhostVdpaPlace(Place):

@@ -19,7 +19,8 @@ OPTIONS = {
     "qtest-q35-transitional": "transitional=on",
     "qtest-q35-transitional-legacy": "transitional=on&mode=legacy",
     "qtest-q35-packed": "packed=on",
-    "qtest-q35-4-queues": "num-queues=4",
+    "qtest-q35-4-queues": "queues=4",
+    "qtest-q35-split-plain": "indirect=off&event-idx=off",
     "qtest-q35-irq": "wait=irq",
     "qtest-microvm-1": "machine=microvm&mmio-version=1",
     "qtest-microvm-2": "machine=microvm",
@@ -31,8 +32,7 @@ OPTIONS = {
     "qtest-virt-pci": "machine=virt-pci",
     "qtest-virt-pci-legacy": "machine=virt-pci&legacy=on",
 }
-"""Door to the options of its target. `packed=on` offers RING_PACKED; a driver that does not accept it gets split
-rings all the same."""
+"""Door to the options of its target."""
 
 
 class QtestDoor(Door):

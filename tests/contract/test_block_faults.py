@@ -102,7 +102,7 @@ def test_a_lost_notification_is_made_up_for(fake: FakeDoor) -> None:
     disk = opened(fake)
     fake.device.faults.lose_notifications = 1
     assert disk.read(0, 512) == bytes(512)
-    assert disk.queues[0].notifications == 2
+    assert disk.virtqueues[0].notifications == 2
 
 
 def test_only_one_reminder_is_sent(fake: FakeDoor) -> None:
@@ -110,7 +110,7 @@ def test_only_one_reminder_is_sent(fake: FakeDoor) -> None:
     fake.device.faults.lose_notifications = 100
     with pytest.raises(DeadlineExpired):
         disk.read(0, 512)
-    assert disk.queues[0].notifications == 2
+    assert disk.virtqueues[0].notifications == 2
 
 
 # --- The end of patience ----------------------------------------------------------------------------------------------
@@ -570,7 +570,7 @@ def test_a_queue_size_that_cannot_be_is_refused(fake: FakeDoor, queue_size: int)
 
 @pytest.mark.fault(35)
 def test_a_queue_size_that_is_no_power_of_two_is_rounded_down(modern_fake: FakeDoor) -> None:
-    assert opened(modern_fake, queue_size=100).queues[0].size == 64
+    assert opened(modern_fake, queue_size=100).virtqueues[0].size == 64
 
 
 def test_a_queue_size_that_is_no_power_of_two_and_cannot_be_changed_is_refused(fixed_size_fake: FakeDoor) -> None:
@@ -592,7 +592,8 @@ def test_a_device_that_offers_every_bit_is_no_problem(fake: FakeDoor) -> None:
     fake.device.config += bytes(BlkConfig.zoned_model.end - len(fake.device.config))
     set_config(fake, size_max=4096)
     disk = fake.reopen()
-    allowed = VirtioBlk.SUPPORTED_FEATURES | (Feature.ANY_LAYOUT if disk.transport.requires_legacy_layout() else 0)
+    allowed = VirtioBlk.SUPPORTED_FEATURES | disk.options.accepted
+    allowed |= Feature.ANY_LAYOUT if disk.transport.requires_legacy_layout() else 0
     assert disk.negotiated & ~int(allowed) == 0
     assert disk.readonly()
     assert disk.read(0, 512) == bytes(512)

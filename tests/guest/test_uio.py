@@ -65,11 +65,11 @@ def test_interrupts_arrive_and_the_line_is_on_again_after_each(mode: str) -> Non
         assert [disk.read(sector, 512)[0] for sector in range(20)] == list(range(20))
         if not line.count:
             # The device was always faster than we; the interrupt that it sent is there for the next wait.
-            disk.queues[0].wait(10)
+            disk.virtqueues[0].wait(10)
         assert line.count >= 1
-        assert disk.queues[0].interrupts >= 1
+        assert disk.virtqueues[0].interrupts >= 1
         # The last one may have been completed without a wait; the next wait takes its interrupt.
-        disk.queues[0].wait(0.2)
+        disk.virtqueues[0].wait(0.2)
         assert not read_command() & Command.INTERRUPT_DISABLE, "the line is on again after each"
 
 
@@ -77,7 +77,7 @@ def test_interrupts_arrive_and_the_line_is_on_again_after_each(mode: str) -> Non
 def test_polling_needs_no_interrupt(mode: str) -> None:
     with opened(f"hal=uio&mode={mode}") as disk:
         disk.read(0, 4096)
-        assert disk.queues[0].interrupts == 0
+        assert disk.virtqueues[0].interrupts == 0
         disk.enable_interrupts()
         disk.read(0, 4096)
         disk.disable_interrupts()

@@ -39,7 +39,7 @@ LINES = [
 def read_until_interrupted(disk: VirtioBlk) -> None:
     """A completion that is there before anybody waits brings no interrupt, and on a busy machine one may well be."""
     deadline = Deadline(60)
-    while disk.queues[0].interrupts < 3:
+    while disk.virtqueues[0].interrupts < 3:
         assert not deadline.expired()
         assert disk.read(0, 512) == CONTENT
 
@@ -135,7 +135,7 @@ def test_a_driver_waits_on_the_vector_of_its_queue(start: Start) -> None:
         [line] = vectors_of(opened, 1)
         opened.transport.queue_vectors = {0: 0}
         disk = stack.enter_context(VirtioBlk(opened.transport, opened.hal))
-        disk.queues[0].use_interrupt(line)
+        disk.virtqueues[0].use_interrupt(line)
         slow_down(machine)
         read_until_interrupted(disk)
 
@@ -149,7 +149,7 @@ def test_a_legacy_device_with_vectors_has_its_configuration_elsewhere(start: Sta
         opened.transport.queue_vectors, opened.transport.config_vector = {0: 0}, 1
         disk = stack.enter_context(VirtioBlk(opened.transport, opened.hal))
         assert disk.capacity() == 2048
-        disk.queues[0].use_interrupt(queue_line)
+        disk.virtqueues[0].use_interrupt(queue_line)
         token = disk.submit_read(0, 512)
         assert queue_line.wait(5)
         assert disk.complete(token) == CONTENT
@@ -167,7 +167,7 @@ def test_a_vector_that_was_closed_is_silent_and_can_be_opened_again(start: Start
             opened.hal.interrupt(0)
         opened.transport.queue_vectors = {0: 0}
         disk = stack.enter_context(VirtioBlk(opened.transport, opened.hal))
-        disk.queues[0].set_dev_notify(True)
+        disk.virtqueues[0].set_dev_notify(True)
         line.close()
         line.close()
         assert disk.read(0, 512) == CONTENT
@@ -228,11 +228,11 @@ def test_a_queue_that_is_polled_sends_no_messages(start: Start) -> None:
     opened = place.reach(machine)
     with opened, VirtioBlk(opened.transport, opened.hal, wait="irq") as disk:
         line = disk.lines.queues[0]
-        disk.queues[0].use_interrupt(None)
+        disk.virtqueues[0].use_interrupt(None)
         line.take()
         for _ in range(50):
             disk.read(0, 512)
         assert not line.take()
-        disk.queues[0].use_interrupt(line)
+        disk.virtqueues[0].use_interrupt(line)
         disk.read(0, 512)
-        wait_until(lambda: line.take() or disk.queues[0].interrupts > 0, "the interrupt", 30)
+        wait_until(lambda: line.take() or disk.virtqueues[0].interrupts > 0, "the interrupt", 30)

@@ -219,7 +219,7 @@ def test_vectors_of_a_disk_behind_three_bridges_interrupt(machine: QemuMachine) 
         assert line is not None
         transport.queue_vectors = {0: 1}
         disk = stack.enter_context(VirtioBlk(transport, hal))
-        disk.queues[0].use_interrupt(line)
+        disk.virtqueues[0].use_interrupt(line)
         token = disk.submit_read(1, 512)
         assert line.wait(5)
         assert disk.complete(token) == CONTENT

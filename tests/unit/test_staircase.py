@@ -45,6 +45,7 @@ STEPS = {
     "hwloop.waiting": 4,
     "hwloop.queue": 4,
     "hwloop.queue_areas": 4,
+    "hwloop.queue_options": 4,
     "hwloop.owning_queue": 4,
     "hwloop.filter": 4,
     "hwloop.device": 5,

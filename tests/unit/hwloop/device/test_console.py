@@ -500,16 +500,16 @@ def test_a_port_for_which_there_is_no_memory_is_answered_that_it_is_not_ready(
 
 def test_the_fake_refuses_the_wrong_kind_of_buffer(plain: Bench) -> None:
     shared = plain.hal.share(b"wrong", BufferDirection.Both)
-    plain.console.queues[1].add([], [(shared, 5)], "wrong")
+    plain.console.virtqueues[1].add([], [(shared, 5)], "wrong")
     with pytest.raises(RuleBroken, match=r"5\.3\.6\.1"):
-        plain.console.queues[1].submit()
+        plain.console.virtqueues[1].submit()
 
 
 def test_the_fake_refuses_bytes_for_a_port_that_is_not_ready(several: Bench) -> None:
     shared = several.hal.share(b"early", BufferDirection.DriverToDevice)
-    several.console.queues[1].add([(shared, 5)], [], "early")
+    several.console.virtqueues[1].add([(shared, 5)], [], "early")
     with pytest.raises(RuleBroken, match="port 0 was sent 5 bytes and is not ready"):
-        several.console.queues[1].submit()
+        several.console.virtqueues[1].submit()
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def no_messages(name: str, **more: int) -> Machine:
 
 def held_read(disk: VirtioBlk, machine: Machine) -> bytes:
     """A read whose completion comes while it is waited for."""
-    line = disk.queues[0].waiter.line
+    line = disk.virtqueues[0].waiter.line
     assert isinstance(line, FakeInterrupt)
     machine.device.hold = True
     token = disk.submit_read(0, 512)
@@ -129,7 +129,7 @@ def test_a_queue_and_the_configuration_have_vectors_of_their_own(name: str) -> N
         assert (disk.lines.kind, disk.lines.why, disk.lines.shared) == ("msix", "", False)
         assert (machine.transport.queue_vectors, machine.transport.config_vector) == ({0: 1}, 0)
         assert held_read(disk, machine) == bytes(512)
-        assert disk.queues[0].interrupts == 1
+        assert disk.virtqueues[0].interrupts == 1
         assert machine.interrupts.sent == [1]
     assert machine.interrupts.lost == []
     assert not machine.interrupts.enabled
@@ -177,7 +177,7 @@ def test_a_device_that_refuses_every_vector_has_its_line(name: str) -> None:
         assert "the device refused vector 0 for queue 0" in disk.lines.why
         assert not machine.interrupts.enabled
         assert held_read(disk, machine) == bytes(512)
-        assert (disk.queues[0].interrupts, machine.interrupts.sent) == (1, [])
+        assert (disk.virtqueues[0].interrupts, machine.interrupts.sent) == (1, [])
 
 
 def test_without_vectors_and_without_a_line_it_is_polled_and_the_reason_kept(caplog: pytest.LogCaptureFixture) -> None:
@@ -197,7 +197,7 @@ def test_irq_is_refused_where_there_is_no_interrupt_at_all_and_adaptive_polls() 
         machine.disk()
     machine = Machine(vectors=0, line=False)
     with machine.disk("adaptive") as disk:
-        assert (disk.lines.kind, disk.queues[0].waiter.mode) == ("poll", "poll")
+        assert (disk.lines.kind, disk.virtqueues[0].waiter.mode) == ("poll", "poll")
         assert disk.read(0, 512) == bytes(512)
 
 
@@ -218,7 +218,7 @@ def test_a_line_is_waited_for_acknowledged_and_armed_again(name: str) -> None:
         assert disk.lines.kind == "intx"
         for number in range(1, 4):
             assert held_read(disk, machine) == bytes(512)
-            assert disk.queues[0].interrupts == number
+            assert disk.virtqueues[0].interrupts == number
             assert not machine.interrupts.raised
 
 
@@ -229,7 +229,7 @@ def test_a_lost_interrupt_costs_no_request(name: str, vectors: int) -> None:
     with machine.disk() as disk:
         machine.interrupts.lose = 1
         assert held_read(disk, machine) == bytes(512)
-        assert disk.queues[0].interrupts == 0
+        assert disk.virtqueues[0].interrupts == 0
         assert disk.read(0, 512) == bytes(512)
 
 
@@ -265,9 +265,9 @@ def test_interrupts_can_be_had_and_given_up_later_on() -> None:
     machine = Machine()
     with machine.disk("poll") as disk:
         disk.enable_interrupts("adaptive")
-        assert (disk.lines.kind, disk.queues[0].waiter.mode) == ("intx", "adaptive")
+        assert (disk.lines.kind, disk.virtqueues[0].waiter.mode) == ("intx", "adaptive")
         disk.disable_interrupts()
-        assert (disk.lines.kind, disk.queues[0].waiter.mode) == ("poll", "poll")
+        assert (disk.lines.kind, disk.virtqueues[0].waiter.mode) == ("poll", "poll")
 
 
 # --- Changes of the configuration -------------------------------------------------------------------------------------

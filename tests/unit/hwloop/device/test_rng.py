@@ -191,9 +191,9 @@ def test_what_was_read_does_not_stay_in_the_devices_reach() -> None:
 def test_the_fake_refuses_a_buffer_that_it_would_read() -> None:
     bench = Bench()
     shared = bench.hal.share(b"seed", BufferDirection.DriverToDevice)
-    bench.rng.queues[0].add([(shared, 4)], [], "wrong")
+    bench.rng.virtqueues[0].add([(shared, 4)], [], "wrong")
     with pytest.raises(RuleBroken, match=r"5\.4\.6\.1"):
-        bench.rng.queues[0].submit()
+        bench.rng.virtqueues[0].submit()
 
 
 def test_the_fake_gives_the_same_bytes_in_every_run() -> None:

@@ -32,7 +32,7 @@ def test_a_fake_disk_is_read_and_written_like_any_other() -> None:
 
 def test_its_shape_can_be_chosen() -> None:
     with opened("fake:1M?block-size=4096&queue-size=8&read-only=on&flush=off") as disk:
-        assert (disk.block_size(), disk.queues[0].size, disk.readonly()) == (4096, 8, True)
+        assert (disk.block_size(), disk.virtqueues[0].size, disk.readonly()) == (4096, 8, True)
         with pytest.raises(ReadOnlyDisk):
             disk.write(0, bytes(4096))
 

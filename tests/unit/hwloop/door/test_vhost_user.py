@@ -88,7 +88,7 @@ def test_a_disk_is_opened_by_the_path_of_its_socket(path: Path, disk: FakeBlk) -
 def test_with_wait_irq_the_queue_waits_for_calls(path: Path, disk: FakeBlk) -> None:
     with hwloop.open(f"vhost-user:{path}?wait=irq") as opened:
         assert isinstance(opened, VirtioBlk)
-        (queue,) = opened.queues
+        (queue,) = opened.virtqueues
         # A completion that is there before anybody waits counts no call: so it comes when somebody does.
         disk.hold = True
         waiting = Waiting(queue.waiter.line, lambda: held_by(disk), disk.release)
@@ -101,7 +101,7 @@ def test_with_wait_irq_the_queue_waits_for_calls(path: Path, disk: FakeBlk) -> N
 def test_the_size_of_queues_is_what_the_option_says(path: Path, disk: FakeBlk) -> None:
     with hwloop.open(f"vhost-user:{path}?queue-size=32") as opened:
         assert isinstance(opened, VirtioBlk)
-        assert opened.queues[0].size == 32
+        assert opened.virtqueues[0].size == 32
 
 
 def test_a_size_that_the_back_end_does_not_take_is_an_error_and_not_a_hang(path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_device_that_is_no_disk_is_named_by_the_option(path: Path) -> None:
         ("queue-size=many", "cannot be 'many'"),
         ("wait=never", "choose one of: poll, irq"),
         ("device=gpu", "choose one of: block, console, rng"),
-        ("hal=vfio", "there is: device, queue-size, reconnect, wait"),
+        ("hal=vfio", "there is: device, reconnect, wait"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_refused_before_anything_is_opened(options: str, words: str) -> None:

@@ -408,7 +408,7 @@ def test_a_device_uses_its_line_for_every_queue_and_lets_go_of_it_when_it_closes
     disk = VirtioBlk(FakeTransport(FakeBlk(hal, 1 << 20)), hal, request_seconds=5)
     disk.enable_interrupts()
     disk.enable_interrupts()
-    assert all(queue.waiter.line is line for queue in disk.queues)
+    assert all(queue.waiter.line is line for queue in disk.virtqueues)
     disk.close()
     assert line.steps == ["close"]
 
@@ -422,7 +422,7 @@ def test_a_device_whose_interrupts_are_disabled_polls_again() -> None:
     disk.disable_interrupts()
     assert line.steps == ["close"]
     assert disk.read(0, 512) == bytes(512)
-    assert disk.queues[0].interrupts == 0
+    assert disk.virtqueues[0].interrupts == 0
     disk.close()
 
 

@@ -706,7 +706,7 @@ def test_a_queue_size_that_is_no_power_of_two_is_rounded_down(version: int) -> N
     bank = FakeMmioDevice(FakeBlk(hal, features=int(FEATURES), queue_size=100), version)
     hal.regions[ADDRESS] = bank.region
     with VirtioBlk(MmioTransport(hal, ADDRESS), hal) as disk:
-        assert disk.queues[0].size == 64
+        assert disk.virtqueues[0].size == 64
 
 
 def test_the_fake_is_strict(machine: Machine) -> None:

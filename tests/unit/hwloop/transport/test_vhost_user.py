@@ -201,7 +201,7 @@ def test_a_queue_that_is_not_there_has_no_size_and_cannot_be_set_up() -> None:
 def test_a_queue_is_set_up_once_and_again_after_it_was_unset() -> None:
     with Peer() as peer:
         disk = peer.disk()
-        areas = disk.queues[0]._areas
+        areas = disk.virtqueues[0]._areas
         with pytest.raises(AlreadyUsed):
             disk.transport.queue_set(0, 64, areas.desc[0], areas.driver[0], areas.device[0])
         assert disk.transport.queue_used(0)
@@ -319,7 +319,7 @@ def test_a_call_wakes_who_waits_for_it_and_is_seen_once() -> None:
         assert line is not None
         assert (line.kind, line.needs_ack) == ("eventfd", False)
         assert not line.wait(0)
-        disk.queues[0].set_dev_notify(True)
+        disk.virtqueues[0].set_dev_notify(True)
         token = disk.submit_read(0, 512)
         assert line.wait(2)
         assert not line.wait(0)

@@ -72,7 +72,7 @@ def test_a_disk_is_waited_for_by_its_calls_and_the_one_for_nothing_does_no_harm(
 ) -> None:
     with VirtioBlk(VhostVdpaTransport(hal), hal, request_seconds=2) as disk:
         disk.enable_interrupts()
-        (queue,) = disk.queues
+        (queue,) = disk.virtqueues
         assert not queue.wait(0.5), "the call at DRIVER_OK ends the wait and brings nothing"
         assert queue.interrupts == 1
         disk.write(0, b"i" * 512)
@@ -247,9 +247,9 @@ def test_a_queue_calls_the_eventfd_of_its_vector(kernel: VdpaKernel, hal: VhostV
     transport.queue_vectors[0] = 2
     with VirtioBlk(transport, hal) as disk, hal.interrupt(2) as line, hal.interrupt() as other:
         assert line.wait(0), "the call at DRIVER_OK"
-        disk.queues[0].use_interrupt(line)
+        disk.virtqueues[0].use_interrupt(line)
         disk.write(0, b"q" * 512)
-        assert disk.queues[0].interrupts <= 1
+        assert disk.virtqueues[0].interrupts <= 1
         assert not other.wait(0)
 
 

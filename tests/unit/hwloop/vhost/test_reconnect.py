@@ -134,7 +134,7 @@ def test_what_is_told_by_interrupt_is_so_afterwards(path: Path) -> None:
     with Mortal(path, FORGETFUL, "reconnect=30&wait=irq") as mortal:
         mortal.back_end.die(Step.FETCHED)
         mortal.disk.write(1, b"1" * 512)
-        (queue,) = mortal.disk.queues
+        (queue,) = mortal.disk.virtqueues
         before = queue.interrupts
         for _ in range(20):
             mortal.disk.read(1, 512)
