@@ -46,7 +46,7 @@ def command(target: str, request: str, as_json: bool) -> None:
 
 
 def _virtqueues(device: Device) -> list[Any]:
-    return list(getattr(device, "virtqueues", None) or device.queues)
+    return list(getattr(device, "virtqueues", None) or device.virtqueues)
 
 
 def _start(disk: BlockDevice, request: str) -> int | None:
