@@ -63,6 +63,14 @@ def run_driver(command: Sequence[str], fifo: bool, seconds: float = 60.0) -> str
     return done.stdout
 
 
+def timed(command: Sequence[str], fifo: bool) -> float:
+    """Seconds that a program runs, on the driver's processor."""
+    began = time.monotonic()
+    settle = settle_on(DRIVER_CPU, fifo)
+    subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, preexec_fn=settle, check=True)
+    return time.monotonic() - began
+
+
 def start_device(command: Sequence[str], fifo: bool) -> subprocess.Popen[str]:
     """A device's process on its processor; `end` ends it."""
     return subprocess.Popen(

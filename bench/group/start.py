@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from bench import quiet
-from bench.first_block import bare_python, from_exec, whole_command
+from bench.first_block import from_exec, whole_command
 from bench.group.base import Setting
 from bench.row import Row
 
@@ -19,7 +17,7 @@ _IMPORT = "import time; began = time.perf_counter(); import hwloop; print(time.p
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    times = [(_timed(*_HELP), _import_time(setting.fifo), bare_python()) for _ in range(2 * setting.rounds)]
+    times = [_times(setting.fifo) for _ in range(2 * setting.rounds)]
     helps, imports, bare = (list(column) for column in zip(*times, strict=True))
     beside = f"a Python that does nothing: {sorted(bare)[len(bare) // 2]:.3f} s"
     yield Row("`hwloop --help`, start of Python included", helps, 0.12, at_most=True, unit=" s", notes=beside)
@@ -35,10 +33,10 @@ def rows(setting: Setting) -> Iterator[Row]:
     yield Row("from the start of QEMU to the first block", first, unit=" s")
 
 
-def _timed(*words: str) -> float:
-    began = time.monotonic()
-    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
-    return time.monotonic() - began
+def _times(fifo: bool) -> tuple[float, float, float]:
+    """Of the help, of the import, and of a Python that does nothing."""
+    nothing = quiet.timed([sys.executable, "-c", ""], fifo)
+    return quiet.timed([sys.executable, *_HELP], fifo), _import_time(fifo), nothing
 
 
 def _import_time(fifo: bool) -> float:
