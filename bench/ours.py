@@ -12,11 +12,18 @@ from hwloop.device.blk_queue import BlkQueue
 from hwloop.hal.base import BufferDirection, Dma, Hal, pages_for
 from hwloop.queue import VirtQueue
 from hwloop.queue_areas import make_slots
-from hwloop.spec import Feature
+from hwloop.spec import DeviceStatus, Feature
+from hwloop.transport.base import Transport
+from hwloop.transport.pci_modern import PciTransport
+from hwloop.transport.vhost_user import VhostUserTransport
+
+_WANTED = Feature.VERSION_1 | Feature.ACCESS_PLATFORM | Feature.INDIRECT_DESC | Feature.EVENT_IDX | Feature.IN_ORDER
 
 
 @dataclass(frozen=True)
 class Disk:
+    """`queue` is its first."""
+
     queue: BlkQueue
     hal: Hal
 
@@ -27,18 +34,31 @@ class Disk:
 
 @contextmanager
 def opened(target: str) -> Iterator[Disk]:
-    found = session.find(target).open_transport()
-    transport, hal = found.transport, found.hal
-    got = transport.begin_init(
-        Feature.VERSION_1 | Feature.INDIRECT_DESC | Feature.EVENT_IDX | Feature.IN_ORDER | 1 << 9 | 1 << 6
-    )
-    ring = VirtQueue(hal, transport, 0, 256)
-    transport.finish_init()
-    memory, slots = make_slots(hal, ring.size)
-    bell = Doorbell.eventfd(transport._rings[0].kick)
-    capacity = transport.read_config_space(0, 8)
-    indirect = bool(got & Feature.INDIRECT_DESC)
-    yield Disk(BlkQueue(ring.ring, slots, bell, capacity=capacity, indirect=indirect, owner=memory), hal)
-    import os
+    """The disk behind a target. Nothing but reads is sent to it."""
+    with session.find(target).open_transport() as found:
+        transport, hal = found.transport, found.hal
+        negotiated = transport.begin_init(_WANTED)
+        ring = VirtQueue(hal, transport, 0)
+        transport.finish_init()
+        memory, slots = make_slots(hal, ring.size)
+        queue = BlkQueue(
+            ring.ring,
+            slots,
+            _bell_of(transport),
+            capacity=transport.read_config_space(0, 8),
+            indirect=bool(negotiated & Feature.INDIRECT_DESC),
+            owner=memory,
+        )
+        try:
+            yield Disk(queue, hal)
+        finally:
+            transport.set_status(DeviceStatus(0))
 
-    os._exit(0) if False else None
+
+def _bell_of(transport: Transport) -> Doorbell:
+    """What a loop can ring without Python, for the two transports that are measured."""
+    if isinstance(transport, VhostUserTransport):
+        return Doorbell.eventfd(transport._rings[0].kick, owner=transport)
+    if isinstance(transport, PciTransport):
+        return Doorbell.register(transport._doorbells[0].address, 0, owner=transport)  # type: ignore[attr-defined]
+    return Doorbell.call(lambda _: transport.notify(0))
