@@ -38,6 +38,7 @@ class Load:
     seconds: float
     in_order: bool
     wait: str
+    batch: int = 0
 
     def sectors(self, disk: Disk) -> array[int]:
         """Where the reads begin: a list that is gone through again and again."""
@@ -61,6 +62,7 @@ def core(disk: Disk, load: Load, end: float) -> int:
         depth=load.depth,
         places=disk.queue.capacity * 512 // load.bytes_,
         at_random=not load.in_order,
+        batch=load.batch or min(16, load.depth // 2),
         looks=_SPINS[load.wait],
         spin_ns=0,
     )
@@ -174,9 +176,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.3)
     parser.add_argument("--in-order", action="store_true")
     parser.add_argument("--wait", choices=_SPINS, default="poll")
+    parser.add_argument(
+        "--batch", type=int, default=0, help="submit when so many fit; half the depth, 16 at most, unless given"
+    )
     parser.add_argument("--device", type=int, default=0, help="the device's process")
     given = parser.parse_args()
-    load = Load(given.depth, given.bytes, given.seconds, given.in_order, given.wait)
+    load = Load(given.depth, given.bytes, given.seconds, given.in_order, given.wait, given.batch)
     with opened(given.target) as disk:
         print(json.dumps(measure(TIERS[given.tier], disk, load, given.device)))
 

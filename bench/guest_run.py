@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.4)
     parser.add_argument("--copies", type=int, default=3)
     given = parser.parse_args()
-    _run("hwloop", "bind", LIBBLKIO)
+    _run("hwloop", "bind", LIBBLKIO, "--driver", "vfio-pci")
     with opened(OURS) as disk:
         for _ in range(given.rounds):
             for depth in DEPTHS:

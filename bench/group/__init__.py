@@ -1,6 +1,6 @@
 """What `make bench` measures: a group of rows each, by the name that `make bench ROWS=name,name` takes."""
 
-from bench.group import instructions, memory, null, peak, ring, start, storage
+from bench.group import guest, instructions, memory, null, peak, ring, start, storage
 from bench.group.base import Group
 
 GROUPS: dict[str, Group] = {
@@ -8,6 +8,7 @@ GROUPS: dict[str, Group] = {
     "null": Group("A device that completes at once (bench/nulldev.c)", null.rows),
     "memory": Group("The same with a disk in memory: data is moved", memory.rows),
     "qsd": Group("qemu-storage-daemon", storage.rows),
+    "guest": Group("A guest without KVM, hwloop over VFIO", guest.rows),
     "ring": Group("The ring alone, against plain Python", ring.rows),
     "start": Group("Beginning", start.rows),
     "peak": Group("Peak memory", peak.rows),

@@ -21,6 +21,7 @@ class Loop:
         start: int = 0,
         read_percent: int = 100,
         seed: int = 1,
+        batch: int = 1,
         looks: int = 1 << 22,
         spin_ns: int = 100_000,
     ) -> None: ...

@@ -47,7 +47,7 @@ cdef class Loop:
     """Keeps `depth` requests of `block_bytes` in flight on `queue`, whose only user it is, with data in `buffer`.
 
     They go to `places` places of `block_bytes` from `first_sector` on: at random, chosen by `seed`, or in order from place
-    number `start` on. `read_percent` of them are reads. After `looks` that found no completion, one after the other, the
+    number `start` on. `read_percent` of them are reads. New ones are submitted when there is room for `batch`. After `looks` that found no completion, one after the other, the
     queue waits in its own way, of which it spins for the first `spin_ns`.
 
     Raises InvalidParam for a buffer that does not hold `depth` blocks.
@@ -73,6 +73,7 @@ cdef class Loop:
     cdef uint64_t sectors_a_block, first_sector, places, next_place, state
     cdef uint64_t read_below        # of a random number: it is a read
     cdef bint at_random
+    cdef uint32_t batch
     cdef uint32_t looks
     cdef uint64_t spin_ns
     cdef uint64_t idle_since        # when the wait for the next completion began; 0 while none does
@@ -80,7 +81,8 @@ cdef class Loop:
 
     def __cinit__(self, BlkQueue queue not None, DmaBuffer buffer not None, *, uint32_t block_bytes, uint32_t depth,
                   uint64_t places, uint64_t first_sector=0, bint at_random=True, uint64_t start=0, int read_percent=100,
-                  uint64_t seed=1, uint32_t looks=1 << 22, uint64_t spin_ns=100_000):
+                  uint64_t seed=1, uint32_t batch=1, uint32_t looks=1 << 22,
+                  uint64_t spin_ns=100_000):
         cdef uint32_t i
         if not depth or buffer.length // depth < block_bytes or not places:
             raise InvalidParam(f"{depth} requests of {block_bytes} bytes do not fit a buffer of {buffer.length}")
@@ -101,6 +103,7 @@ cdef class Loop:
         self.sectors_a_block = block_bytes >> SECTOR_SHIFT
         self.first_sector, self.places, self.next_place = first_sector, places, start % places
         self.at_random, self.looks, self.spin_ns = at_random, looks, spin_ns
+        self.batch = min(max(1, batch), depth)
         self.read_below = ALL if read_percent >= 100 else ALL // 100 * <uint64_t>max(0, read_percent)
         self.state = seed * <uint64_t>0x9e3779b97f4a7c15 + 1
 
@@ -156,8 +159,9 @@ cdef class Loop:
                 if now >= end_ns:
                     return OVER
             self.rounds += 1
-            if self.submitted < requests and self.in_flight < self.depth and not self.submit(requests, now):
-                return REFUSED
+            if self.submitted < requests and self.depth - self.in_flight >= self.batch:
+                if ring_unlikely(not self.submit(requests, now)):
+                    return REFUSED
             if ring_unlikely(self.engine.state.owed or (self.engine.state.bell != NULL and self.engine.state.bell.error)):
                 return OWED
             self.taken.count = self.taken.failed = 0

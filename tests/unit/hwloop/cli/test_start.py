@@ -5,7 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 
-SLOW = {"rich", "click", "asyncio", "socket", "subprocess", "ctypes", "pyudev", "random", "statistics", "json", "inspect"}
+SLOW = {
+    "rich",
+    "click",
+    "asyncio",
+    "socket",
+    "subprocess",
+    "ctypes",
+    "pyudev",
+    "random",
+    "statistics",
+    "json",
+    "inspect",
+}
 
 
 def loaded_by(statement: str) -> set[str]:
