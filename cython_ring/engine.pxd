@@ -118,6 +118,7 @@ cdef struct EngineState:
     uint32_t head_bytes
     uint32_t tail_bytes
     uint32_t publish_every
+    uint32_t answers        # of the parts that are put: the last ones, which the device writes though it reads the rest
     uint32_t abandoned      # calls that nobody waits for any more, and whose completions are dropped
     uint8_t good
     uint8_t poison
@@ -334,19 +335,19 @@ cdef inline int engine_put_parts(
     into the ring's own table, or else into its descriptors."""
     cdef uint16_t slot = s.free_head
     cdef uint64_t room = e.tail_bytes
+    cdef uint32_t readable = 1 if r.writable else count + 1 - e.answers
     cdef uint32_t i
     cdef int head
     parts[0].address = engine_slot_at(e, slot)
     parts[0].length = e.head_bytes
     parts[count + 1].address = engine_tail_at(e, slot)
     parts[count + 1].length = e.tail_bytes
-    if r.writable:
-        for i in range(1, count + 1):
-            room += parts[i].length
+    for i in range(readable, count + 1):
+        room += parts[i].length
     if e.packed:
-        head = packed_put(s, parts, 1 if r.writable else count + 1, count + 2, room)
+        head = packed_put(s, parts, readable, count + 2, room)
     else:
-        head = split_put(s, parts, 1 if r.writable else count + 1, count + 2, room)
+        head = split_put(s, parts, readable, count + 2, room)
     if head >= 0:
         engine_head(e, slot, r)
     return head

@@ -153,10 +153,10 @@ cdef class Engine:
             PyBuffer_Release(&view)
         return done
 
-    def put(self, uint64_t head0, uint64_t head1, parts, bint writable, uint64_t tag):
+    def put(self, uint64_t head0, uint64_t head1, parts, bint writable, uint64_t tag, uint32_t answers=0):
         """Add and publish one request whose data are any number of `parts`, each (device address, length).
 
-        The device writes all of them, or reads all. Returns False when the ring has no room now. Raises RingUsageError
+        The device writes all of them, or reads all but the last `answers`, which it writes. Returns False when the ring has no room now. Raises RingUsageError
         for what Ring.add() refuses: more than `size - 2` parts, a length of 0 or of 2**32, over 2**32 bytes in all.
         """
         cdef Request request = Request(head0, head1, 0, tag, 0, writable)
@@ -166,6 +166,8 @@ cdef class Engine:
         try:
             # May run Python code of the caller, which is kept out by our being inside.
             end = self.ring.stage(parts, 1)
+            if answers and (writable or answers + 1 >= end):
+                raise RingUsageError(f"{answers} answers of {end - 1} parts; give what the device reads before them")
             if end == self.ring.state.size:
                 raise RingUsageError(f"{end - 1} parts, a head and a tail are more than the queue's {end} descriptors; "
                                      "merge or split the request")
@@ -173,7 +175,9 @@ cdef class Engine:
                 raise RingUsageError(f"the request has {self.ring.total(1, end)} bytes, near or over 2**32; split it")
             request.length = <uint32_t>self.ring.total(1, end)
             request.address = self.ring.parts[1].address if end == 2 else 0
+            self.state.answers = answers
             done = self.put_parts(end - 1, &request)
+            self.state.answers = 0
         except BaseException:
             ring_leave(&self.ring.busy)
             raise

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from cython_ring import Engine, PackedRing, Ring, RingBroken, RingFull, SplitRing
+from cython_ring import Doorbell, Engine, PackedRing, Ring, RingBroken, RingFull, SlotMemory, SplitRing
 from hwloop.deadline import Deadline
 from hwloop.errors import (
     AlreadyUsed,
@@ -27,6 +27,14 @@ Part = tuple[PhysAddr, int]
 """A piece of a buffer: its device address and its length in bytes."""
 
 __all__ = ["LARGEST_SIZE", "Part", "VirtQueue"]
+
+
+class Engaged(Protocol):
+    """What submits and reaps through an engine of its own; `reset` begins anew and returns the tags that were lost."""
+
+    @property
+    def engine(self) -> Engine: ...
+    def reset(self) -> list[int]: ...
 
 
 class VirtQueue:
@@ -52,8 +60,9 @@ class VirtQueue:
         self._memory: list[Dma] = []
         self._areas = make_areas(hal, transport, self.size)
         self._memory += self._areas.memory
-        self.notifications = 0
-        self._engine: Engine | None = None
+        self._notified = 0
+        self._doorbell: Doorbell | None = None
+        self._user: Engaged | None = None
         self._ring: Ring | None = self._make_ring(table_parts)
         self.waiter = Waiter(self._ring, lambda: transport.ack_interrupt())
         self._hand_over()
@@ -89,25 +98,34 @@ class VirtQueue:
         """The driver's side of the ring. Raises DeviceClosed."""
         return self._live()
 
-    def engine(self, head_bytes: int, tail_bytes: int = 1, *, good: int = 0, poison: int = 0xFF) -> Engine:
-        """The engine that requests of one kind go through, batches of them too: made at the first call, while the
-        queue is empty. `add` and `pop` cannot be used then. Raises what `cython_ring.Engine` does, DmaError.
-        """
-        if self._engine is None:
-            ring = self._live()
-            memory, slots = make_slots(self._hal, self.size)
-            self._memory += memory
-            self._engine = Engine(
-                ring,
-                slots,
-                indirect=self.has(Feature.INDIRECT_DESC),
-                head_bytes=head_bytes,
-                tail_bytes=tail_bytes,
-                good=good,
-                poison=poison,
-                owner=memory,
-            )
-        return self._engine
+    def slots(self) -> SlotMemory:
+        """Memory for the requests of an engine, as long as the queue is open. Raises DmaError."""
+        memory, slots = make_slots(self._hal, self.size)
+        self._memory += memory
+        return slots
+
+    def doorbell(self) -> Doorbell:
+        """What an engine tells the device with: the transport's own where a loop without the GIL can ring it."""
+        if self._doorbell is None:
+            bell = self._transport.doorbell(self.index)
+            with_position = self.has(Feature.NOTIFICATION_DATA)
+            self._doorbell = bell or Doorbell.call(self._ring_bell, self.index, with_position=with_position)
+        return self._doorbell
+
+    def _ring_bell(self, data: int) -> None:
+        if self.has(Feature.NOTIFICATION_DATA):
+            self._transport.notify(self.index, data)
+        else:
+            self._transport.notify(self.index)
+
+    def engage(self, user: Engaged) -> None:
+        """From now on requests go through the engine of `user`, and no others: `restart` resets that."""
+        self._user = user
+
+    @property
+    def notifications(self) -> int:
+        """How often the device was notified."""
+        return self._notified + (self._doorbell.count if self._doorbell is not None else 0)
 
     @property
     def free(self) -> int:
@@ -146,11 +164,11 @@ class VirtQueue:
 
     def notify(self) -> None:
         """Notify the device, wanted or not."""
-        self.notifications += 1
-        if self.has(Feature.NOTIFICATION_DATA):
-            self._transport.notify(self.index, self._live().notification_data(self.index))
-        else:
-            self._transport.notify(self.index)
+        if self._user is not None:
+            self._user.engine.notify()
+            return
+        self._notified += 1
+        self._ring_bell(self._live().notification_data(self.index))
 
     def pop(self) -> tuple[Any, int] | None:
         """The token of a buffer that the device has used and how many bytes it wrote, or None.
@@ -230,10 +248,7 @@ class VirtQueue:
     def restart(self) -> list[Any]:
         """Give a queue that was stopped back to the device, empty; returns the tokens, or the engine's tags, of what
         was outstanding: these never complete. Raises TransportError."""
-        if self._engine is not None:
-            lost = self._engine.reset()
-        else:
-            lost = self._live().reset()
+        lost = self._live().reset() if self._user is None else self._user.reset()
         self._hand_over()
         return lost
 
@@ -247,6 +262,8 @@ class VirtQueue:
         ring, self._ring = self._ring, None
         if ring is not None:
             ring.close()
+            if self._doorbell is not None:
+                self._doorbell.close()
             while self._memory:
                 self._memory.pop().close()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator
 from typing import Self
 
+from cython_ring import COMPLETION_BYTES, RingBroken, RingUsageError
 from hwloop.config import ReadOnly, read_config
 from hwloop.deadline import REQUEST_SECONDS
 from hwloop.device.base import Device
@@ -13,31 +15,42 @@ from hwloop.device.blk_formats import ZonedModel
 from hwloop.device.blk_limits import BlkLimits, LimitsReader
 from hwloop.device.blk_protocol import (
     DEVICE_ID_BYTES,
-    HEADER_BYTES,
     BlkConfig,
     RequestType,
     RespStatus,
     checked_block_size,
     status_meaning,
 )
+from hwloop.device.blk_queue import BlkQueue
 from hwloop.device.blk_ranges import BlkRanges
-from hwloop.device.blk_request import DIRECTIONS, Request, Slots
+from hwloop.device.blk_request import DIRECTIONS, Request
 from hwloop.device.blk_zoned import BlkZones
 from hwloop.device.block import LARGEST_TRANSFER, BlockDevice
 from hwloop.device.watched import status_fault
-from hwloop.errors import DeviceChanged, DeviceLost, HwloopError, InvalidParam, IoError, Unsupported
+from hwloop.errors import (
+    AlreadyUsed,
+    DeviceChanged,
+    DeviceLost,
+    HwloopError,
+    InvalidParam,
+    IoError,
+    QueueBroken,
+    QueueFull,
+    Unsupported,
+)
 from hwloop.hal.base import BufferDirection, Hal
-from hwloop.queue import Part
+from hwloop.queue import Part, VirtQueue
 from hwloop.queue_areas import choose_size
 from hwloop.queue_options import QueueOptions
 from hwloop.spec import SECTOR_SIZE, BlkFeature, Feature, PhysAddr, feature_names
 from hwloop.transport.base import Transport, always_accepted
 from hwloop.waiting import POLL
 
-_MOST_REQUESTS = 256
 _MOST_RETURNS = 3
 """How often a device may go and come back without having completed anything: one of the requests may be what it dies
 of."""
+_SHORT = 0x100
+"""What the engine makes of a good status when less was written than there was room for."""
 _LEAST_DESCRIPTORS = 3
 """Header, data, status: what a read or a write needs of the queue."""
 
@@ -87,6 +100,7 @@ class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
         return cls(transport, hal)
 
     def _set_up(self) -> None:
+        self._unnotified: OSError | None = None
         self._may_come_back = self.transport.may_come_back
         self._returns = 0
         self._capacity, self._block_size = self.transport.read_consistent(self._read_geometry)
@@ -107,13 +121,30 @@ class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
         for index in range(count):
             self._add_queue(index, None if self.transport.fixed_queue_size else size, table_parts=parts)
         self._queue = self.virtqueues[0]
-        count = min(_MOST_REQUESTS, size if self._queue.has(Feature.INDIRECT_DESC) else size // 2)
-        headers = self._add_buffer(count * HEADER_BYTES, BufferDirection.DriverToDevice)
-        statuses = self._add_buffer(count, BufferDirection.DeviceToDriver)
-        self._slots = Slots(headers, statuses, list(range(count)))
+        self.queues = [self._make_queue(virtqueue) for virtqueue in self.virtqueues]
+        self._engine = self.queues[0].engine
+        self._completions = array("Q", bytes(COMPLETION_BYTES * size))
         reader = LimitsReader(self.negotiated, self._block_size, self._read_field)
         self._limits = self.transport.read_consistent(lambda: reader.limits(self.max_transfer()))
         self.read_cache_mode()
+
+    def _make_queue(self, virtqueue: VirtQueue) -> BlkQueue:
+        queue = BlkQueue(
+            virtqueue.ring,
+            virtqueue.slots(),
+            virtqueue.doorbell(),
+            index=virtqueue.index,
+            capacity=self._capacity,
+            block_size=self._block_size,
+            read_only=self.readonly(),
+            size_max=self._limit(BlkFeature.SIZE_MAX, BlkConfig.size_max) or 0,
+            seg_max=self._segments_at_most,
+            indirect=virtqueue.has(Feature.INDIRECT_DESC),
+            legacy=not self.negotiated & Feature.VERSION_1,
+            request_seconds=self._request_seconds,
+        )
+        virtqueue.engage(queue)
+        return queue
 
     def _accept(self, supported: int) -> Callable[[int], int]:
         """Discarding is not accepted of a host-managed zoned device (VIRTIO 1.4, 5.2.5.1), nor zones of a legacy one,
@@ -155,6 +186,8 @@ class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
     def read_config_again(self) -> None:
         """The one thing that changes of a disk: its capacity, the new bound of all requests."""
         self._capacity, _ = self.transport.read_consistent(self._read_geometry)
+        for queue in self.queues:
+            queue.set_capacity(self._capacity)
 
     def _look_for_events(self) -> None:
         self.events.look()
@@ -211,16 +244,17 @@ class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
     @property
     def requests_free(self) -> int:
         """How many more requests of one segment fit."""
-        return min(len(self._slots.free), self._queue.free // self._queue.needs(_LEAST_DESCRIPTORS))
+        return self._queue.free // self._queue.needs(_LEAST_DESCRIPTORS)
 
     # --- Private: submitting ------------------------------------------------------------------------------------------
 
     def _has_room(self, length: int) -> bool:
         parts = 2 + len(range(0, length, self._size_max))
-        return bool(self._slots.free) and self._queue.free >= self._queue.needs(parts)
+        return self._queue.free >= self._queue.needs(parts)
 
     def _enqueue(self, request: Request, token: int) -> None:
-        request.slot = self._slots.free.pop()
+        if not self._in_flight.keys() - {token} and self._queue.outstanding:
+            raise AlreadyUsed("queue 0 has requests of its own in flight", remedy="reap them first")
         if request.data is not None:
             request.paddr = self._share(request.data, request.kind)
         if request.answer is not None:
@@ -231,19 +265,24 @@ class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
         self._add(request, token)
 
     def _add(self, request: Request, token: int) -> None:
-        """Put a request that has its slot and its memory into the ring."""
-        assert request.slot is not None, "it has one"
-        self._slots.fill(request.slot, request.kind, request.sector)
-        readable, writable = [self._slots.header(request.slot)], [self._slots.status(request.slot)]
+        """Send a request that has its memory. What the doorbell says comes up in `_make_available`: the request is in
+        the ring by then."""
+        parts = []
         if request.paddr is not None and request.data is not None:
-            segments = self._segments(request.paddr, len(request.data))
-            if DIRECTIONS[request.kind] is BufferDirection.DriverToDevice:
-                readable += segments
-            else:
-                writable = segments + writable
+            parts = self._segments(request.paddr, len(request.data))
+        answers = 0
         if request.answer is not None and request.answer_paddr is not None:
-            writable = [(request.answer_paddr, len(request.answer)), *writable]
-        self._queue.add(readable, writable, token)
+            parts, answers = [*parts, (request.answer_paddr, len(request.answer))], 1
+        writable = DIRECTIONS.get(request.kind) is BufferDirection.DeviceToDriver
+        try:
+            if not self._engine.put(request.kind, request.sector, parts, writable, token, answers):
+                raise QueueFull
+        except RingBroken as error:
+            raise QueueBroken(f"queue 0: {error.strerror}", section="2.7.8") from error
+        except (RingUsageError, QueueFull):
+            raise
+        except OSError as failure:
+            self._unnotified = failure
 
     def _segments(self, paddr: PhysAddr, length: int) -> list[Part]:
         """The data as descriptors of at most size_max bytes."""
@@ -253,7 +292,9 @@ class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
         ]
 
     def _make_available(self) -> None:
-        self._queue.submit()
+        failure, self._unnotified = self._unnotified, None
+        if failure is not None:
+            raise failure
 
     def _notify_again(self) -> None:
         self._queue.notify()
@@ -261,10 +302,17 @@ class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
     # --- Private: completing ------------------------------------------------------------------------------------------
 
     def _take_completions(self) -> None:
-        while (used := self._queue.pop()) is not None:
-            token, written = used
-            self._returns = 0
-            self._settle(token, self._verdict(self._in_flight[token], written))
+        if not self._in_flight:
+            return  # what completes is for those who use the queue itself
+        found = self._completions
+        try:
+            while count := self._engine.reap(found):
+                self._returns = 0
+                for at in range(0, 2 * count, 2):
+                    token, written, status = found[at], found[at + 1] & 0xFFFF_FFFF, found[at + 1] >> 32
+                    self._settle(token, self._verdict(self._in_flight[token], written, status))
+        except RingBroken as error:
+            raise QueueBroken(f"queue 0: {error.strerror}", section="2.7.8") from error
 
     # --- Private: a device that comes back ----------------------------------------------------------------------------
 
@@ -317,15 +365,14 @@ class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
                 )
             else:
                 self._add(request, token)
-        self._queue.submit()
+        self._make_available()
 
     def _wait_for_completion(self, seconds: float) -> bool:
         return self._queue.wait(seconds)
 
-    def _verdict(self, request: Request, written: int) -> HwloopError | None:
+    def _verdict(self, request: Request, written: int, status: int) -> HwloopError | None:
         """What the device says of a request; the status byte first, since the length means nothing on an error."""
-        assert request.slot is not None, "it was enqueued"
-        status = self._slots.statuses.view[request.slot]
+        status = RespStatus.OK if status == _SHORT else status  # how much was written is looked at here
         code, text, section = *status_meaning(status), "5.2.6"
         if status == RespStatus.OK:
             # A driver of a legacy device should not believe the length (VIRTIO 1.4, 5.2.6.3).
@@ -337,11 +384,6 @@ class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
         error.sector, error.queue, error.status = request.sector, self._queue.index, status
         error.add_note(f"sector {request.sector}, queue {self._queue.index}")
         return error
-
-    def _release(self, request: Request, *, copy: bool) -> None:
-        super()._release(request, copy=copy)
-        if request.slot is not None:
-            self._slots.free.append(request.slot)
 
     def _fault(self) -> str:
         return status_fault(self.transport.get_status())

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from hwloop.device.blk_protocol import HEADER_BYTES, STATUS_NOT_WRITTEN, RequestType
+from hwloop.device.blk_protocol import RequestType
 from hwloop.errors import HwloopError
-from hwloop.hal.base import BufferDirection, Dma
-from hwloop.queue import Part
+from hwloop.hal.base import BufferDirection
 from hwloop.spec import SECTOR_SIZE, PhysAddr
 
 DIRECTIONS = {
@@ -78,24 +77,3 @@ class Request:
     @property
     def _end(self) -> int:
         return self.sector + len(self.data or b"") // SECTOR_SIZE
-
-
-@dataclass
-class Slots:
-    """Header and status memory for a fixed number of requests: headers that the device may only read, status bytes
-    that it may only write."""
-
-    headers: Dma
-    statuses: Dma
-    free: list[int] = field(default_factory=list)
-
-    def fill(self, slot: int, kind: RequestType, sector: int) -> None:
-        header = kind.to_bytes(4, "little") + bytes(4) + sector.to_bytes(8, "little")
-        self.headers.view[slot * HEADER_BYTES : (slot + 1) * HEADER_BYTES] = header
-        self.statuses.view[slot] = STATUS_NOT_WRITTEN
-
-    def header(self, slot: int) -> Part:
-        return PhysAddr(self.headers.paddr + slot * HEADER_BYTES), HEADER_BYTES
-
-    def status(self, slot: int) -> Part:
-        return PhysAddr(self.statuses.paddr + slot), 1

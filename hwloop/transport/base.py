@@ -13,6 +13,7 @@ from contextlib import suppress
 from itertools import count, takewhile
 from typing import TypeVar
 
+from cython_ring import Doorbell
 from hwloop.deadline import CONFIG_ATTEMPTS_SECONDS, RESET_SECONDS, Deadline, wait_until
 from hwloop.errors import DeadlineExpired, DeviceError, DeviceLost, FeaturesRefused
 from hwloop.owner import Owner
@@ -73,6 +74,10 @@ class Transport(Owner):
     def notify(self, queue: int, data: int | None = None) -> None:
         """Tells the device that the queue has new buffers. `data` is the 32 bits that this carries where
         NOTIFICATION_DATA was negotiated (VIRTIO 1.4, 2.9), which a transport that cannot carry them does not offer."""
+
+    def doorbell(self, queue: int) -> Doorbell | None:
+        """What notifies a queue that is set up, where a loop without the GIL can do that; None: only `notify` can."""
+        return None
 
     @abstractmethod
     def get_status(self) -> DeviceStatus:

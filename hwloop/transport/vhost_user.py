@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, suppress
 
+from cython_ring import Doorbell
 from hwloop.deadline import RESET_SECONDS
 from hwloop.errors import (
     AlreadyUsed,
@@ -197,6 +198,10 @@ class VhostUserTransport(Transport):
         if not knows:
             self._forget_inflight()
         return knows
+
+    def doorbell(self, queue: int) -> Doorbell | None:
+        ring = self._rings.get(queue)
+        return Doorbell.eventfd(ring.kick, owner=ring) if ring is not None else None
 
     # --- Interrupts and configuration ---------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from array import array
 
 import pytest
 
+from cython_ring import Engine
 from hwloop.errors import (
     AlreadyUsed,
     DeadlineExpired,
@@ -423,15 +424,17 @@ def test_without_ring_reset_a_queue_cannot_be_stopped() -> None:
 def test_an_engine_works_on_a_queue_with_every_combination(features: int) -> None:
     bench = Bench(8, features=MODERN | RINGS, accepted=MODERN | features | Feature.NOTIFICATION_DATA)
     queue = bench.queue()
-    engine = queue.engine(1, good=7)
-    assert queue.engine(1) is engine, "made once"
+    engine = Engine(
+        queue.ring, queue.slots(), doorbell=queue.doorbell(), indirect=bool(features & Feature.INDIRECT_DESC),
+        head_bytes=1, good=7,
+    )  # fmt: skip
     completions = array("Q", bytes(16 * 8))
     for number in range(20):
         request = array("Q", [7, 0, bench.into.paddr, number, 1 | 1 << 32])
         assert engine.submit(request * 2) == 2
-        queue.notify_if_wanted()
         assert engine.reap(completions) == 2
         assert (engine.failed, completions[0], completions[2]) == (2, number, number), "Echo wrote no tail"
+    assert queue.notifications == 20
 
 
 def test_a_transport_whose_registers_cannot_reset_a_queue_does_not_offer_it() -> None:

@@ -37,7 +37,7 @@ def test_a_signal_while_a_request_is_put_into_the_queue_ends_the_disk_and_frees_
     hal = FakeHal()
     device = FakeBlk(hal)
     disk = VirtioBlk(FakeTransport(device), hal)
-    add, released = disk._queue.add, list[str]()
+    add, released = disk._add, list[str]()
 
     def interrupted(*arguments: Any) -> None:
         if moment == "after":
@@ -46,7 +46,7 @@ def test_a_signal_while_a_request_is_put_into_the_queue_ends_the_disk_and_frees_
 
     unshare = hal.unshare
     hal.unshare = lambda *arguments: (released.append(repr(device.status)), unshare(*arguments))[1]  # type: ignore[method-assign]
-    disk._queue.add = interrupted  # type: ignore[method-assign]
+    disk._add = interrupted  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         disk.read(0, 512)
     assert released == [repr(DeviceStatus(0))], "the device may have the buffer until it was reset"
