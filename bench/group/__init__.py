@@ -1,5 +1,6 @@
 """What `make bench` measures: a group of rows each, by the name that `make bench ROWS=name,name` takes."""
 
+from bench.group import asyncio as asyncio_group
 from bench.group import guest, instructions, memory, null, peak, ring, start, storage
 from bench.group.base import Group
 
@@ -8,6 +9,7 @@ GROUPS: dict[str, Group] = {
     "null": Group("A device that completes at once (bench/nulldev.c)", null.rows),
     "memory": Group("The same with a disk in memory: data is moved", memory.rows),
     "qsd": Group("qemu-storage-daemon", storage.rows),
+    "asyncio": Group("asyncio", asyncio_group.rows),
     "guest": Group("A guest without KVM, hwloop over VFIO", guest.rows),
     "ring": Group("The ring alone, against plain Python", ring.rows),
     "start": Group("Beginning", start.rows),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from hwloop.errors import InvalidParam, ReadOnlyDisk, Unsupported
+from hwloop.errors import InvalidParam, ReadOnlyDisk
 from hwloop.spec import SECTOR_SIZE
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ class Workload:
     """`rw` is one of `KINDS`; `wait` of `WAITS`; `block_bytes` are moved by each request; `depth` requests are in
     flight for each of `jobs` threads; `offset` and `size` are the bytes of the disk that are used, `size` None up to
     its end; of a mix, `read_percent` are reads; `seed` chooses the random positions.
-
-    Raises Unsupported for adaptive waiting.
     """
 
     rw: str = "randread"
@@ -38,10 +36,6 @@ class Workload:
     size: int | None = None
     read_percent: int = 50
     seed: int = 1
-
-    def __post_init__(self) -> None:
-        if self.wait == "adaptive":
-            raise Unsupported("adaptive waiting is not there yet", remedy="choose --wait poll or --wait irq")
 
     @property
     def writes(self) -> bool:

@@ -186,6 +186,10 @@ def test_a_device_without_an_interrupt_cannot_be_waited_for_by_one(device: FakeB
         Run(disk, Workload(wait="irq"))
 
 
+def test_adaptive_waiting_does_without_one(device: FakeBlk) -> None:
+    assert measured(device, Workload(wait="adaptive", depth=4)).requests == 200
+
+
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_a_request_that_fails_ends_all_jobs_and_is_the_error(device: FakeBlk, jobs: int) -> None:
     device.blk_faults.io_error = 1

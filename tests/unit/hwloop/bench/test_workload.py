@@ -10,7 +10,7 @@ import pytest
 import hwloop
 from hwloop.bench.workload import KINDS, Operation, Pattern, Workload
 from hwloop.device.block import BlockDevice
-from hwloop.errors import InvalidParam, ReadOnlyDisk, Unsupported
+from hwloop.errors import InvalidParam, ReadOnlyDisk
 
 DISK = "fake:1M?block-size=1024"
 
@@ -102,8 +102,3 @@ def test_what_does_not_fit_the_disk_is_refused(workload: Workload, words: str) -
 def test_a_read_only_disk_is_not_measured_by_writing(kind: str) -> None:
     with pytest.raises(ReadOnlyDisk, match="nothing was sent"):
         fitted(Workload(kind), "fake:1M?read-only=on")
-
-
-def test_adaptive_waiting_is_refused_until_it_is_there() -> None:
-    with pytest.raises(Unsupported, match="adaptive waiting is not there yet"):
-        Workload(wait="adaptive")

@@ -213,7 +213,6 @@ def test_a_device_that_stops_answering_ends_it(machine: Machine, capfd: pytest.C
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--wait", "adaptive"], "adaptive waiting is not there yet"),
         (["--wait", "irq"], "no interrupt"),
         (["--bs", "100"], "a request cannot have 100 bytes"),
         (["--bs", "2M"], "up to 1048576"),
