@@ -267,6 +267,10 @@ class VirtQueue:
             while self._memory:
                 self._memory.pop().close()
 
+    def disown(self) -> None:
+        """Called in a child of the process, which has not the memory: every later call raises DeviceClosed."""
+        self._ring = None
+
     def _live(self) -> Ring:
         if self._ring is None:
             raise DeviceClosed(f"queue {self.index} is closed")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from hwloop.device.events import DeviceEvents
 from hwloop.device.lines import Lines, choose_lines
 from hwloop.errors import DeviceError, DeviceLost, FeaturesRefused, HwloopError, InvalidParam, Unsupported
+from hwloop.forked import disown_in_children, keep_no_longer
 from hwloop.hal.base import BufferDirection, Dma, Hal, pages_for
 from hwloop.owner import Owner
 from hwloop.queue import VirtQueue
@@ -80,6 +81,7 @@ class Driver(BaseDriverOps, Owner):
         self.hal = hal
         self._buffers: list[Dma] = []
         self._closed = False
+        disown_in_children(self)
         self._afterwards = ExitStack()
 
     def _add_buffer(self, size: int, direction: BufferDirection) -> Dma:
@@ -103,6 +105,11 @@ class Driver(BaseDriverOps, Owner):
         """Call this as the last step of `close()`: what the device came from is given back there."""
         self._afterwards.callback(callback)
 
+    def disown(self) -> None:
+        """Called in a child of the process: the device is the parent's, and its memory is not here. Neither is touched
+        from now on, also not by `close()`."""
+        self._closed = True
+
     def close(self) -> None:
         """End the device: reset it and wait for that, stop its DMA, free the memory, unmap the registers.
 
@@ -113,6 +120,7 @@ class Driver(BaseDriverOps, Owner):
             if self._closed:
                 return
             self._closed = True
+            keep_no_longer(self)
             with self._afterwards:
                 try:
                     self._reset_for_good()
@@ -199,6 +207,11 @@ class Device(Driver):
         if isinstance(error, DeviceError):
             note_last_events(error, self.transport)
         super().__exit__(kind, error, trace)
+
+    def disown(self) -> None:
+        super().disown()
+        for queue in self.queues:
+            queue.disown()
 
     @abstractmethod
     def _set_up(self) -> None:

@@ -253,6 +253,12 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
             if token in self._in_flight:
                 self._in_flight[token].wanted = False
 
+    def disown(self) -> None:
+        # Another thread of the parent may have the lock for ever.
+        self._lock = threading.RLock()
+        self._broken = "the disk belongs to the process that opened it, and this is its child"
+        super().disown()
+
     def close(self) -> None:
         with self._lock:
             self._broken = self._broken or "the disk is closed"

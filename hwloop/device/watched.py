@@ -43,6 +43,12 @@ class WatchedDevice(Device):
         self._cause: HwloopError | None = None
         super().__init__(transport, hal, wait=wait, options=options)
 
+    def disown(self) -> None:
+        # Another thread of the parent may have the lock for ever.
+        self._lock = threading.RLock()
+        self._broken = "the device belongs to the process that opened it, and this is its child"
+        super().disown()
+
     def close(self) -> None:
         with self._lock:
             self._broken = self._broken or f"the {self.device_name()} device is closed"

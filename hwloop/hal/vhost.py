@@ -7,11 +7,11 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from hwloop.errors import DeviceLost, DmaError, InvalidParam, Unsupported
+from hwloop.forked import disown_in_children, keep_no_longer
 from hwloop.hal.arena import Arena
 from hwloop.hal.base import BounceHal, BufferDirection
 from hwloop.hal.eventfd_interrupt import take_events
 from hwloop.hal.interrupt import Interrupt
-from hwloop.qtest.forked import disown_in_children, keep_no_longer
 from hwloop.vhost.front_end import FrontEnd
 from hwloop.vhost.memory import SharedRegion
 from hwloop.vhost.messages import MOST_REGIONS, MemoryTable, Nothing, Number, ProtocolFeature, Request, SingleRegion

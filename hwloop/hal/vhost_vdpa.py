@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from hwloop.errors import AlreadyUsed, DeviceLost, DmaError, InvalidParam, SetupError, Unsupported
+from hwloop.forked import disown_in_children, keep_no_longer
 from hwloop.hal import vhost_vdpa_ioctl as vdpa
 from hwloop.hal.arena import Arena
 from hwloop.hal.base import BounceHal, BufferDirection
@@ -20,7 +21,6 @@ from hwloop.hal.iova import IovaAllocator
 from hwloop.hal.memory import HUGE_PAGE, FileMemory
 from hwloop.hal.vfio_function import describe_locked_limit, open_node
 from hwloop.hal.vhost_vdpa_ioctl import Access, BackendFeature
-from hwloop.qtest.forked import disown_in_children, keep_no_longer
 
 if TYPE_CHECKING:
     from pathlib import Path

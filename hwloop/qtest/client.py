@@ -13,9 +13,9 @@ from contextlib import contextmanager
 
 from hwloop.deadline import Deadline
 from hwloop.errors import InvalidParam
+from hwloop.forked import disown_in_children, keep_no_longer
 from hwloop.owner import Owner
 from hwloop.qtest.errors import QtestError
-from hwloop.qtest.forked import disown_in_children, keep_no_longer
 from hwloop.qtest.lines import LineSocket
 
 ANSWER_SECONDS = 5.0

@@ -10,8 +10,8 @@ from contextlib import suppress
 
 from hwloop.deadline import Deadline
 from hwloop.errors import DeviceLost, HwloopError
+from hwloop.forked import disown_in_children, keep_no_longer
 from hwloop.owner import Owner
-from hwloop.qtest.forked import disown_in_children, keep_no_longer
 
 _PIECE = 1 << 16
 _LONGEST = 1 << 24

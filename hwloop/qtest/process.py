@@ -18,8 +18,8 @@ from contextlib import ExitStack, suppress
 
 from hwloop.deadline import Deadline
 from hwloop.errors import SetupError
+from hwloop.forked import disown_in_children, keep_no_longer
 from hwloop.owner import Owner
-from hwloop.qtest.forked import disown_in_children, keep_no_longer
 from hwloop.signals import shield
 
 END_SECONDS = 5.0

@@ -10,9 +10,9 @@ from typing import Any
 
 from hwloop.deadline import Deadline
 from hwloop.errors import DeadlineExpired, DeviceLost
+from hwloop.forked import disown_in_children, keep_no_longer
 from hwloop.owner import Owner
 from hwloop.qtest.errors import QmpError
-from hwloop.qtest.forked import disown_in_children, keep_no_longer
 from hwloop.qtest.lines import LineSocket
 
 ANSWER_SECONDS = 10.0

@@ -7,9 +7,9 @@ import mmap
 import os
 
 from hwloop.errors import DmaError
+from hwloop.forked import disown_in_children, keep_no_longer
 from hwloop.hal.arena import Arena
 from hwloop.owner import Owner
-from hwloop.qtest.forked import disown_in_children, keep_no_longer
 
 RESERVED = 2 << 20
 """Bytes at the start that are left alone: there are the BIOS, its data and holes on a PC, and the device tree that

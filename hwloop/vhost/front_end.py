@@ -16,8 +16,8 @@ from typing import TypeVar
 
 from hwloop.deadline import Deadline
 from hwloop.errors import DeadlineExpired, DeviceChanged, DeviceLost, HwloopError, SetupError
+from hwloop.forked import disown_in_children, keep_no_longer
 from hwloop.owner import Owner
-from hwloop.qtest.forked import disown_in_children, keep_no_longer
 from hwloop.vhost.channel import Channel, Message, poll_of
 from hwloop.vhost.errors import BackEndRefused, UnexpectedMessage, WrongDescriptors, WrongFlags, WrongSize, WrongValue
 from hwloop.vhost.messages import (

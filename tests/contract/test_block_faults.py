@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from hwloop.device.blk import VirtioBlk
 from hwloop.device.blk_protocol import BlkConfig, RequestType
 from hwloop.errors import (
     DeadlineExpired,
+    DeviceClosed,
     DeviceError,
     DeviceLost,
     FeaturesRefused,
@@ -779,3 +781,34 @@ def test_a_completion_that_another_thread_took_ends_a_wait_at_once(fake: FakeDoo
 
     disk._wait_or_give_up = other_thread_first  # type: ignore[method-assign]
     assert disk.wait(token) == bytes(512)
+
+
+# --- Children ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault(59)
+def test_a_child_of_the_process_has_no_disk_and_ends_nothing(fake: FakeDoor) -> None:
+    disk = opened(fake)
+    fake.device.hold = True
+    token = disk.submit_write(0, b"p" * 512)
+    child = os.fork()
+    if not child:
+        os._exit(_as_a_child(disk))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    fake.device.hold = False
+    fake.device.release()
+    disk.wait(token)
+    assert disk.read(0, 512) == b"p" * 512
+
+
+def _as_a_child(disk: VirtioBlk) -> int:
+    """How many of these worked or failed in another way than by saying whose disk it is."""
+    wrong = 0
+    for call in (lambda: disk.read(0, 512), lambda: disk.submit_write(0, bytes(512)), disk.flush):
+        try:
+            call()
+            wrong += 1
+        except DeviceClosed as error:
+            wrong += "belongs to the process that opened it" not in str(error)
+    disk.close()
+    return wrong

@@ -36,6 +36,7 @@ STEPS = {
     "hwloop.size": 1,
     "hwloop.hexdump": 1,
     "hwloop.owner": 1,
+    "hwloop.forked": 1,
     "hwloop.signals": 1,
     "hwloop.hal": 2,
     "hwloop.qtest": 2,
