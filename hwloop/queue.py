@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
-from cython_ring import Doorbell, Engine, PackedRing, Ring, RingBroken, RingFull, SlotMemory, SplitRing
+from cython_ring import Doorbell, Engine, PackedRing, Ring, RingBroken, RingFull, RingUsageError, SlotMemory, SplitRing
 from hwloop.deadline import Deadline
 from hwloop.errors import (
     AlreadyUsed,
@@ -268,8 +269,13 @@ class VirtQueue:
                 self._memory.pop().close()
 
     def disown(self) -> None:
-        """Called in a child of the process, which has not the memory: every later call raises DeviceClosed."""
-        self._ring = None
+        """Called in a child of the process, which has not the memory: every later call raises DeviceClosed, and those
+        of an engine that the queue was given to say that the ring is closed."""
+        ring, self._ring = self._ring, None
+        # Another thread of the parent may have been using it, and is not here.
+        with suppress(RingUsageError):
+            if ring is not None:
+                ring.close()
 
     def _live(self) -> Ring:
         if self._ring is None:

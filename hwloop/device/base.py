@@ -210,7 +210,7 @@ class Device(Driver):
 
     def disown(self) -> None:
         super().disown()
-        for queue in self.queues:
+        for queue in self.virtqueues:
             queue.disown()
 
     @abstractmethod

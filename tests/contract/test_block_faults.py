@@ -810,5 +810,10 @@ def _as_a_child(disk: VirtioBlk) -> int:
             wrong += 1
         except DeviceClosed as error:
             wrong += "belongs to the process that opened it" not in str(error)
+    try:
+        disk.queues[0].poll()
+        wrong += 1
+    except HwloopError:
+        pass
     disk.close()
     return wrong
