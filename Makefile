@@ -25,8 +25,9 @@ JOBS ?= $(shell nproc)
 #   git                         tells which files of the checkout go into the guest
 #   e2fsprogs                   makes the file system that a test reads through `disk.raw`
 #   valgrind                    counts instructions: a request has a limit, which no load of the machine changes
+#   strace                      counts system calls: a look at a queue makes none
 PACKAGES := python3 python3-dev python3-venv gcc libc6-dev qemu-system-x86 qemu-system-arm gcc-aarch64-linux-gnu \
-    mmdebstrap kmod libudev1 git e2fsprogs valgrind
+    mmdebstrap kmod libudev1 git e2fsprogs valgrind strace
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
