@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -78,11 +78,28 @@ progress_option = click.option(
 )
 
 
-def open_disk(target: str) -> BlockDevice:
-    """Take a block device: as `open_device`."""
+destroy_option = click.option(
+    "--yes-destroy-data",
+    "destroy",
+    is_flag=True,
+    help="Also where the disk holds a file system or partitions.",
+)
+
+
+def open_disk(target: str, *, destroy: bool = True) -> BlockDevice:
+    """Take a block device: as `open_device`. With `destroy` False, raises RefusedError for one that holds data."""
     from hwloop.device.block import BlockDevice
 
-    return open_device(target, BlockDevice, "a disk")  # type: ignore[type-abstract]
+    disk: BlockDevice = open_device(target, BlockDevice, "a disk")  # type: ignore[type-abstract]
+    if destroy:
+        return disk
+    from hwloop.device.signature import refuse_data
+
+    with ExitStack() as stack:
+        stack.push(disk)
+        refuse_data(disk, target)
+        stack.pop_all()
+    return disk
 
 
 def open_any(target: str) -> Device:

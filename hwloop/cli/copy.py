@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hwloop.cli.common import END, SIZE, bytes_text, json_option, print_json, progress, progress_option, rate_text
+from hwloop.cli.common import (
+    END,
+    SIZE,
+    bytes_text,
+    destroy_option,
+    json_option,
+    print_json,
+    progress,
+    progress_option,
+    rate_text,
+)
 
 if TYPE_CHECKING:
     from hwloop.transfer.copy import Outcome
@@ -23,6 +33,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--target-is-zero", is_flag=True, help="DST reads as zeros already, so zeros need not be written.")
 @click.option("--verify", is_flag=True, help="Read DST back at the end; a difference is exit status 1.")
+@destroy_option
 @progress_option
 @json_option
 def command(
@@ -33,6 +44,7 @@ def command(
     dst_offset: int | None,
     target_is_zero: bool,
     verify: bool,
+    destroy: bool,
     show_progress: bool | None,
     as_json: bool,
 ) -> None:
@@ -51,7 +63,8 @@ def command(
     check_different(source, destination)
     job = Job(src_offset, dst_offset or 0, length, target_is_zero, verify)
     outcome = Outcome()
-    with open_source(source) as reading, open_sink(destination, keep=dst_offset is not None) as writing:
+    keep = dst_offset is not None
+    with open_source(source) as reading, open_sink(destination, keep=keep, destroy=destroy) as writing:
         size = reading.size()
         total = length if length is not None or size is None else size - src_offset
         try:

@@ -10,6 +10,7 @@ import click
 from hwloop.cli.common import (
     SIZE,
     bytes_text,
+    destroy_option,
     json_option,
     open_disk,
     print_json,
@@ -44,10 +45,11 @@ def _range_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.command("zero")
 @click.option("--write", is_flag=True, help="Write zeros also where the disk could zero by itself.")
 @click.option("--no-unmap", is_flag=True, help="The disk is to keep the space allocated.")
+@destroy_option
 @_range_arguments
 def zero(
     target: str, offset: int | None, length: int | None, whole: bool, write: bool, no_unmap: bool,
-    show_progress: bool | None, as_json: bool,
+    destroy: bool, show_progress: bool | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Make LENGTH bytes from OFFSET on zeros, or with --all the whole disk, and flush.
 
@@ -57,7 +59,7 @@ def zero(
     from hwloop.transfer.sink import DiskSink
 
     _check_arguments(offset, length, whole)
-    with open_disk(target) as disk:
+    with open_disk(target, destroy=destroy) as disk:
         start, count = _chosen(disk, offset, length)
         sink = DiskSink(disk, target, may_write_zeroes=not write, unmap=not no_unmap)
         _check_writable(disk)
@@ -71,16 +73,18 @@ def zero(
 
 
 @click.command("discard")
+@destroy_option
 @_range_arguments
 def discard(
-    target: str, offset: int | None, length: int | None, whole: bool, show_progress: bool | None, as_json: bool
-) -> None:
+    target: str, offset: int | None, length: int | None, whole: bool, destroy: bool, show_progress: bool | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Tell a disk that LENGTH bytes from OFFSET on are not needed any more, or with --all the whole disk.
 
     What they read as afterwards is the disk's choice. Whole blocks only.
     """
     _check_arguments(offset, length, whole)
-    with open_disk(target) as disk:
+    with open_disk(target, destroy=destroy) as disk:
         start, count = _chosen(disk, offset, length)
         ranges = _ranges(disk, "VIRTIO_BLK_F_DISCARD")
         _check_offered(disk, disk.limits.discard, "VIRTIO_BLK_F_DISCARD")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hwloop.cli.common import json_option, open_disk, print_json, target_argument
+from hwloop.cli.common import destroy_option, json_option, open_disk, print_json, target_argument
 from hwloop.errors import DriverError
 
 if TYPE_CHECKING:
@@ -33,18 +33,20 @@ Examples:
 )
 @target_argument
 @click.option("-c", "commands", metavar="COMMAND", multiple=True, help="A command; may be given again.")
+@destroy_option
 @json_option
-def command(target: str, commands: tuple[str, ...], as_json: bool) -> None:
+def command(target: str, commands: tuple[str, ...], destroy: bool, as_json: bool) -> None:
     """Run commands of qemu-io's language on a disk: those of -c, or else the lines of standard input.
 
     The first error ends it. A pattern that is not there is exit status 1.
     """
+    from hwloop.device.signature import refuse_data
     from hwloop.script.run import Script
 
     parsed = [(line, _parse(line)) for line in commands]
     events: list[dict[str, Any]] = []
     with open_disk(target) as disk:
-        script = Script(disk)
+        script = Script(disk, before_change=None if destroy else lambda: refuse_data(disk, target))
         for line, step in parsed or _lines():
             _run(script, line, step, events if as_json else None)
             if script.ended:

@@ -9,6 +9,7 @@ import click
 from hwloop.cli.common import (
     SIZE,
     bytes_text,
+    destroy_option,
     json_option,
     open_disk,
     print_json,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     "two also as random:SEED.",
 )  # fmt: skip
 @click.option("--write", is_flag=True, help="Write the pattern first. This destroys what is there.")
+@destroy_option
 @progress_option
 @json_option
 def command(
@@ -39,6 +41,7 @@ def command(
     length: int | None,
     text: str,
     write: bool,
+    destroy: bool,
     show_progress: bool | None,
     as_json: bool,
 ) -> int:
@@ -52,7 +55,7 @@ def command(
     from hwloop.transfer.pattern import parse_pattern
 
     pattern = parse_pattern(text)
-    with open_disk(target) as disk:
+    with open_disk(target, destroy=destroy or not write) as disk:
         length = max(disk.size() - offset, 0) if length is None else length
         check_range(disk, offset, length)
         if write:

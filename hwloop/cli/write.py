@@ -10,7 +10,16 @@ from typing import BinaryIO
 
 import click
 
-from hwloop.cli.common import SIZE, bytes_text, json_option, open_disk, print_json, progress, target_argument
+from hwloop.cli.common import (
+    SIZE,
+    bytes_text,
+    destroy_option,
+    json_option,
+    open_disk,
+    print_json,
+    progress,
+    target_argument,
+)
 
 _CHUNK = 1 << 20
 
@@ -20,8 +29,9 @@ _CHUNK = 1 << 20
 @click.argument("offset", type=SIZE)
 @click.option("-i", "--input", "source", metavar="FILE", help="Read from FILE instead of standard input.")
 @click.option("--no-flush", is_flag=True, help="Do not make the data durable at the end.")
+@destroy_option
 @json_option
-def command(target: str, offset: int, source: str | None, no_flush: bool, as_json: bool) -> None:
+def command(target: str, offset: int, source: str | None, no_flush: bool, destroy: bool, as_json: bool) -> None:
     """Write bytes to a disk, beginning at OFFSET (bytes, or a number with k, M, G or T).
 
     Where the data is not whole blocks, the rest of the first and the last block keeps what it had. At the end the
@@ -31,7 +41,7 @@ def command(target: str, offset: int, source: str | None, no_flush: bool, as_jso
 
     with _source(source) as stream:
         total = _size_of(stream)
-        with open_disk(target) as disk, progress(f"writing {target}", total) as report:
+        with open_disk(target, destroy=destroy) as disk, progress(f"writing {target}", total) as report:
             check_range(disk, offset, total or 0)
             chunks = _Chunks(stream)
             for done in write_range(disk, offset, chunks):

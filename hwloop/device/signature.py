@@ -55,7 +55,7 @@ def find_signatures(read: Callable[[int, int], bytes], size: int) -> list[str]:
 
 def refuse_data(disk: BlockDevice, name: str) -> None:
     """Raises RefusedError when the disk holds what somebody put there."""
-    kinds = find_signatures(lambda offset, length: _read(disk, offset, length), disk.size())
+    kinds = find_signatures(_Reader(disk).read, disk.size())
     if kinds:
         raise RefusedError(
             f"{name} holds {' and '.join(kinds)}; nothing was written",
@@ -77,7 +77,22 @@ def _has_partitions(sector: bytes) -> bool:
     )
 
 
-def _read(disk: BlockDevice, offset: int, length: int) -> bytes:
-    block = disk.block_size()
-    start, end = offset // block * block, -(-(offset + length) // block) * block
-    return disk.read(start // SECTOR_SIZE, end - start)[offset - start : offset - start + length]
+class _Reader:
+    """Bytes of a disk, read by the chunk and only once."""
+
+    def __init__(self, disk: BlockDevice) -> None:
+        self._disk = disk
+        self._step = max(4096, disk.block_size())
+        self._chunks: dict[int, bytes] = {}
+
+    def read(self, offset: int, length: int) -> bytes:
+        first, last = offset // self._step, (offset + length - 1) // self._step
+        data = b"".join(self._chunk(number) for number in range(first, last + 1))
+        return data[offset - first * self._step :][:length]
+
+    def _chunk(self, number: int) -> bytes:
+        if number not in self._chunks:
+            start = number * self._step
+            size = min(self._step, self._disk.size() - start)
+            self._chunks[number] = self._disk.read(start // SECTOR_SIZE, size)
+        return self._chunks[number]

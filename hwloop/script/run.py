@@ -40,10 +40,14 @@ class _Pending:
 
 
 class Script:
-    """Runs commands on a disk, one after the other. `finish` at the end waits for what aio commands started."""
+    """Runs commands on a disk, one after the other. `finish` at the end waits for what aio commands started.
 
-    def __init__(self, disk: BlockDevice) -> None:
+    `before_change` is called before the first command that changes the disk.
+    """
+
+    def __init__(self, disk: BlockDevice, *, before_change: Callable[[], None] | None = None) -> None:
         self._disk = disk
+        self._before_change = before_change
         self._pending: list[_Pending] = []
         self.ended = False
 
@@ -51,6 +55,9 @@ class Script:
         """Raises what the disk raises, InvalidParam for a range that is not on it, Mismatch for a pattern that is not
         there."""
         event = Event(command.name)
+        if self._before_change is not None and command.name in _CHANGES:
+            self._before_change()
+            self._before_change = None
         _ACTIONS[command.name](self, command, event)
         return event
 
@@ -200,6 +207,7 @@ def _pattern(byte: int, length: int) -> Iterator[bytes]:
         yield bytes([byte]) * min(PIECE_BYTES, length - at)
 
 
+_CHANGES = ("write", "aio_write", "discard")
 _ACTIONS: dict[str, Callable[[Script, Command, Event], None]] = {
     "read": Script._read,
     "write": Script._write,

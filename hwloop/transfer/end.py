@@ -9,6 +9,7 @@ from contextlib import ExitStack
 
 from hwloop import session
 from hwloop.device.block import BlockDevice
+from hwloop.device.signature import refuse_data
 from hwloop.errors import HwloopError, InvalidParam, Unsupported
 from hwloop.target import KINDS, Target
 from hwloop.transfer import sink, source
@@ -57,12 +58,20 @@ def open_source(word: str) -> Source:
     return source.open_path(path) if path is not None else DiskSource(open_block_device(word), word)
 
 
-def open_sink(word: str, *, keep: bool = False) -> Sink:
-    """Raises as `open_source`. `keep`: a file is not emptied first."""
+def open_sink(word: str, *, keep: bool = False, destroy: bool = True) -> Sink:
+    """Raises as `open_source`. `keep`: a file is not emptied first. Without `destroy`, raises RefusedError for a disk
+    that holds data."""
     if word == PIPE:
         return StreamSink(open(sys.stdout.fileno(), "wb", closefd=False), "standard output")
     path = path_of(word)
-    return sink.open_path(path, keep=keep) if path is not None else DiskSink(open_block_device(word), word)
+    if path is not None:
+        return sink.open_path(path, keep=keep)
+    with ExitStack() as stack:
+        disk = stack.enter_context(open_block_device(word))
+        if not destroy:
+            refuse_data(disk, word)
+        stack.pop_all()
+    return DiskSink(disk, word)
 
 
 def open_block_device(target: str) -> BlockDevice:

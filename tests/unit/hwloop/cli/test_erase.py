@@ -91,7 +91,7 @@ def test_a_copy_gives_the_zeros_to_the_disk(machine: Machine, tmp_path: Any) -> 
 
 
 def test_a_range_is_given_up(machine: Machine, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(["discard", DISK, "4k", "64k"]) == 0
+    assert run(["discard", DISK, "4k", "64k", "--yes-destroy-data"]) == 0
     assert machine.disk.requests == [RequestType.DISCARD]
     assert json_of(capfd, "discard", DISK, "--all") == {
         "schema": 1, "target": DISK, "action": "discarded", "offset": 0, "length": SIZE,
@@ -221,6 +221,6 @@ def test_a_read_only_disk_and_one_in_use_are_left_alone(
 
 def test_an_error_of_the_device_is_exit_status_4(machine: Machine, capfd: pytest.CaptureFixture[str]) -> None:
     machine.disk.blk_faults.io_error = 1
-    assert run(["discard", DISK, "--all"]) == 4
+    assert run(["discard", DISK, "--all", "--yes-destroy-data"]) == 4
     assert "it is not known which parts of the ranges were done" in capfd.readouterr().err
     assert machine.given_back()

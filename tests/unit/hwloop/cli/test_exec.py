@@ -133,7 +133,8 @@ def test_zeros_and_discards_are_the_disks_own(new_machine: NewMachine, capfd: py
     machine.disk.data[:] = b"x" * SIZE
     assert execute("write -z 0 4k", "write -zu 8k 4k", "discard 16k 4k") == 0
     assert machine.disk.data[:4096] == machine.disk.data[8192:12288] == bytes(4096)
-    assert machine.disk.requests == [RequestType.WRITE_ZEROES, RequestType.WRITE_ZEROES, RequestType.DISCARD]
+    assert machine.disk.requests[-3:] == [RequestType.WRITE_ZEROES, RequestType.WRITE_ZEROES, RequestType.DISCARD]
+    assert set(machine.disk.requests[:-3]) == {RequestType.IN}
 
 
 @pytest.mark.parametrize(("line", "words"), [("write -z 0 512", "WRITE_ZEROES"), ("discard 0 512", "DISCARD")])

@@ -69,7 +69,7 @@ def test_a_disk_is_said_to_be_one(
     disk = FakeBlk(FakeHal())
     put(disk, monkeypatch)
     assert run(command) == 2
-    assert f"{TARGET} is a block device, not a" in capsys.readouterr().err
+    assert f"{TARGET} is a virtio-blk disk, not a" in capsys.readouterr().err
     assert disk.status == 0
     assert disk.hal.leaks() == []
 

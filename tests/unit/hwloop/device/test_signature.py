@@ -10,6 +10,8 @@ from typing import cast
 import pytest
 
 import hwloop
+from hwloop import testdev
+from hwloop.cli.main import run
 from hwloop.device.block import BlockDevice
 from hwloop.device.signature import SIGNATURES, Signature, find_signatures, refuse_data
 from hwloop.errors import RefusedError
@@ -96,3 +98,38 @@ def test_a_disk_that_holds_data_is_refused_and_one_that_does_not_is_not(block: i
         ):
             refuse_data(disk, "the disk")
         assert disk.read(0, len(data)) == data
+
+
+DESTROYING = [
+    ["write", "TARGET", "0", "-i", "FILE"],
+    ["zero", "TARGET", "--all"],
+    ["discard", "TARGET", "--all"],
+    ["verify", "TARGET", "--pattern", "0xaa", "--write"],
+    ["copy", "FILE", "TARGET"],
+    ["exec", "TARGET", "-c", "write 0 512"],
+    ["exec", "TARGET", "-c", "discard 0 4k"],
+]
+
+
+@pytest.mark.fault(47)
+@pytest.mark.parametrize("words", DESTROYING, ids=lambda words: " ".join(words))
+def test_a_command_that_destroys_wants_to_be_told(words: list[str], tmp_path: Path) -> None:
+    """Over a back end in a process of its own, which keeps what is on its disk."""
+    image = tmp_path / "disk.img"
+    before = bytes(marked(Signature("", 0x438, b"\x53\xef")))
+    image.write_bytes(before)
+    (tmp_path / "data").write_bytes(b"d" * 4096)
+    with testdev.start(f"{image}?discard=on") as device:
+        names = {"TARGET": device.target, "FILE": str(tmp_path / "data")}
+        arguments = [names.get(word, word) for word in words]
+        assert run(arguments) == 3
+        assert image.read_bytes() == before
+        assert run([*arguments, "--yes-destroy-data"]) == 0
+
+
+def test_reading_needs_no_word(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(marked(Signature("", 0x438, b"\x53\xef"))))
+    with testdev.start(str(image)) as device:
+        for words in (["read", device.target, "0", "512"], ["exec", device.target, "-c", "read 0 512"]):
+            assert run(words) == 0
