@@ -3,8 +3,6 @@
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
-from cython_ring.memory cimport ring_register_store16, ring_register_store32
-
 cdef extern from "<unistd.h>" nogil:
     ssize_t write(int fd, const void *data, size_t length)
 
@@ -21,12 +19,15 @@ cdef struct BellState:
     int kind
     int width
     int fd
-    int error               # the errno of what could not be written
+    int error               # the errno of what could not be written, or of a register that has gone
     bint with_position
 
 
 cdef inline uint32_t bell_data(const BellState *b, uint16_t position) noexcept nogil:
     return b.value | (<uint32_t>position << 16 if b.with_position else 0)
+
+
+cdef void bell_store(BellState *b, uint32_t data) noexcept nogil    # not inlined: one handler of the signal for all
 
 
 cdef inline void bell_write(BellState *b) noexcept nogil:
@@ -48,10 +49,7 @@ cdef inline bint bell_ring(BellState *b, uint16_t position) noexcept nogil:
     """Ring it, or return that Python has to."""
     b.count += 1
     if b.kind == BELL_REGISTER:
-        if b.width == 2:
-            ring_register_store16(b.address, <uint16_t>b.value)
-        else:
-            ring_register_store32(b.address, bell_data(b, position))
+        bell_store(b, bell_data(b, position))
     elif b.kind == BELL_EVENTFD:
         bell_write(b)
     else:

@@ -3,13 +3,83 @@
 """How a device is told that there is something for it."""
 
 cimport cython
-from libc.stdint cimport uint16_t, uintptr_t
+from libc.errno cimport ENODEV
+from libc.stdint cimport uint16_t, uint32_t, uintptr_t
+
+# Not used by name: the C code below is in terms of it.
+from cython_ring.memory cimport ring_register_store16, ring_register_store32
 
 import os
 
 from cython_ring.errors import RingUsageError
 
 __all__ = ["Doorbell"]
+
+cdef extern from *:
+    """
+    #include <setjmp.h>
+    #include <signal.h>
+
+    /* The kernel answers a store to a mapping whose device has gone with SIGBUS, which ends a process that has no handler.
+       Ours comes back from the store that it was about and leaves every other one to whoever had the signal before. That
+       one may have us before it again, if it came, went under us and came back: then what we mark in the signal's own
+       record brings it to the first one that we found. sigsetjmp saves no mask, which would be a system call, so the
+       signal is not blocked. */
+    #define BELL_SEEN 0x01000000
+    static __thread sigjmp_buf bell_way_back;
+    static __thread volatile sig_atomic_t bell_inside;
+    static struct sigaction bell_first, bell_before;
+    static int bell_caught;
+
+    static void bell_on_sigbus(int signum, siginfo_t *info, void *context) {
+        const struct sigaction *next = info->si_errno & BELL_SEEN ? &bell_first : &bell_before;
+        if (bell_inside) {
+            bell_inside = 0;
+            siglongjmp(bell_way_back, 1);
+        }
+        info->si_errno |= BELL_SEEN;
+        if (next->sa_flags & SA_SIGINFO)
+            next->sa_sigaction(signum, info, context);
+        else if (next->sa_handler != SIG_DFL && next->sa_handler != SIG_IGN)
+            next->sa_handler(signum);
+        else
+            /* Back to the instruction, which then ends the process as if we had never been there. */
+            sigaction(signum, next, 0);
+    }
+
+    static int bell_catch_sigbus(void) {
+        struct sigaction now, ours = { .sa_sigaction = bell_on_sigbus, .sa_flags = SA_SIGINFO | SA_NODEFER };
+        if (sigaction(SIGBUS, 0, &now))
+            return -1;
+        if ((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == bell_on_sigbus)
+            return 0;
+        bell_before = now;
+        if (!bell_caught)
+            bell_first = now;
+        bell_caught = 1;
+        return sigaction(SIGBUS, &ours, 0);
+    }
+
+    /* 0, or -1 where nothing answers. Not inlined: what lives across sigsetjmp must be in memory. */
+    static __attribute__((noinline)) int bell_try_store(void *address, int width, uint32_t value) {
+        if (sigsetjmp(bell_way_back, 0))
+            return -1;
+        bell_inside = 1;
+        if (width == 2)
+            ring_register_store16(address, (uint16_t)value);
+        else
+            ring_register_store32(address, value);
+        bell_inside = 0;
+        return 0;
+    }
+    """
+    int bell_catch_sigbus()
+    int bell_try_store(void *address, int width, uint32_t value) nogil
+
+
+cdef void bell_store(BellState *b, uint32_t data) noexcept nogil:
+    if bell_try_store(b.address, b.width, data):
+        b.error = ENODEV
 
 
 @cython.final
@@ -36,6 +106,9 @@ cdef class Doorbell:
             raise RingUsageError(f"the doorbell at {address:#x} is not aligned to {width} bytes; map the register")
         bell.state.address = <void *><uintptr_t>address
         bell.state.width = width
+        # Again for each: others may have taken the signal since.
+        if bell_catch_sigbus():
+            raise RingUsageError("the signal of a device that goes away cannot be caught; do not block sigaction")
         bell.set_up(BELL_REGISTER, value, with_position, owner)
         return bell
 

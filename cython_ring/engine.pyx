@@ -156,8 +156,8 @@ cdef class Engine:
     def put(self, uint64_t head0, uint64_t head1, parts, bint writable, uint64_t tag, uint32_t answers=0):
         """Add and publish one request whose data are any number of `parts`, each (device address, length).
 
-        The device writes all of them, or reads all but the last `answers`, which it writes. Returns False when the ring has no room now. Raises RingUsageError
-        for what Ring.add() refuses: more than `size - 2` parts, a length of 0 or of 2**32, over 2**32 bytes in all.
+        The device writes all of them, or reads all but the last `answers`, which it writes. Returns False when the ring
+        has no room now. Raises RingUsageError for what Ring.add() refuses: more than `size - 2` parts, a length of 0 or of 2**32, over 2**32 bytes in all.
         """
         cdef Request request = Request(head0, head1, 0, tag, 0, writable)
         cdef uint32_t end

@@ -22,23 +22,29 @@ cdef extern from *:
 
     /* The kernel answers an access to a mapping whose device has gone with SIGBUS, which ends a process that has no
        handler. Ours comes back here from the access that it was about, and leaves every other one to whoever had the
-       signal before. sigsetjmp saves no signal mask, which would be a system call, so the signal is not blocked. */
+       signal before. That one may have us before it again, if both took the signal in turns: then what we mark in the
+       signal's own record brings it to the first one that we found. sigsetjmp saves no signal mask, which would be a
+       system call, so the signal is not blocked. */
+    #define MMIO_SEEN 0x02000000
     static __thread sigjmp_buf mmio_way_back;
     static __thread volatile sig_atomic_t mmio_inside;
-    static struct sigaction mmio_before;
+    static struct sigaction mmio_first, mmio_before;
+    static int mmio_caught;
 
     static void mmio_on_sigbus(int signum, siginfo_t *info, void *context) {
+        const struct sigaction *next = info->si_errno & MMIO_SEEN ? &mmio_first : &mmio_before;
         if (mmio_inside) {
             mmio_inside = 0;
             siglongjmp(mmio_way_back, 1);
         }
-        if (mmio_before.sa_flags & SA_SIGINFO) {
-            mmio_before.sa_sigaction(signum, info, context);
-        } else if (mmio_before.sa_handler != SIG_DFL && mmio_before.sa_handler != SIG_IGN) {
-            mmio_before.sa_handler(signum);
+        info->si_errno |= MMIO_SEEN;
+        if (next->sa_flags & SA_SIGINFO) {
+            next->sa_sigaction(signum, info, context);
+        } else if (next->sa_handler != SIG_DFL && next->sa_handler != SIG_IGN) {
+            next->sa_handler(signum);
         } else {
             /* Back to the instruction, which then ends the process as if we had never been there. */
-            sigaction(signum, &mmio_before, 0);
+            sigaction(signum, next, 0);
         }
     }
 
@@ -49,6 +55,9 @@ cdef extern from *:
         if ((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == mmio_on_sigbus)
             return 0;
         mmio_before = now;
+        if (!mmio_caught)
+            mmio_first = now;
+        mmio_caught = 1;
         return sigaction(SIGBUS, &ours, 0);
     }
 

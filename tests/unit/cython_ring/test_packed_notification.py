@@ -83,6 +83,22 @@ def test_with_event_idx_a_notification_is_due_exactly_when_the_descriptor_is_pas
                 old += count
 
 
+@pytest.mark.parametrize("size", [255, 1000, 16385, 32767, 32768])
+def test_the_edges_are_right_in_rings_of_any_size_across_every_wrap(size: int) -> None:
+    """Windows up to the whole ring, which the places in it are no multiple of, with the event around both ends."""
+    loop = PackedLoopback(size, event_idx=True)
+    old = 0
+    for window in (1, 2, size // 2, size - 1, size):
+        near = {0, 1, window - 2, window - 1, window, window + 1, size - 1, size, 2 * size - 2, 2 * size - 1}
+        for distance in sorted(distance for distance in near if 0 <= distance < 2 * size):
+            loop.device.set_device_event(place(old + distance, size), DESC)
+            publish(loop, window)
+            assert loop.driver.needs_notification() is (distance < window), (old, window, distance)
+            assert loop.device.serve(window, 10**10) == window
+            drain(loop)
+            old += window
+
+
 @pytest.mark.parametrize("off", [5, 6, 0x7FFF])
 def test_an_event_that_is_no_place_in_the_ring_gets_notified(off: int) -> None:
     loop = PackedLoopback(5, event_idx=True)
