@@ -23,7 +23,9 @@ from udev import BlockDevice, PciDevice, Sysfs
 
 VFIO_DRIVER = "vfio-pci"
 UIO_DRIVER = "uio_pci_generic"
-USER_DRIVERS = (VFIO_DRIVER, UIO_DRIVER)
+UIO_PLATFORM_DRIVER = "uio_pdrv_genirq"
+_UIO_DRIVERS = (UIO_DRIVER, UIO_PLATFORM_DRIVER)
+USER_DRIVERS = (VFIO_DRIVER, *_UIO_DRIVERS)
 """Drivers of the kernel that only hand a function on to user space."""
 
 NO_DRIVER = "hwloop-none"
@@ -107,8 +109,8 @@ class Claim(Owner):
     def _wait_for_node(self) -> None:
         if self.driver == VFIO_DRIVER:
             udev.wait_for_vfio(self._sysfs, self.address, _NODE_SECONDS)
-        elif self.driver == UIO_DRIVER:
-            udev.wait_for_uio(self._sysfs, self.address, _NODE_SECONDS)
+        elif self.driver in _UIO_DRIVERS:
+            udev.wait_for_uio(self._sysfs, self.address, _NODE_SECONDS, bus=self.bus)
 
     def close(self) -> None:
         self.give_back()
@@ -158,7 +160,7 @@ def read_state(sysfs: Sysfs, address: str, bus: str = "pci") -> Entry:
 def check_free(sysfs: Sysfs, state: Entry) -> None:
     """Raises RefusedError when another program has the UIO device of the function open. It would lose it without a
     word, and when it closes its descriptor the kernel turns off bus mastering (Linux, uio_pci_generic release)."""
-    node = udev.uio_node(sysfs, state.address, bus=state.bus) if state.driver == UIO_DRIVER else None
+    node = udev.uio_node(sysfs, state.address, bus=state.bus) if state.driver in _UIO_DRIVERS else None
     others = [pid for pid in udev.processes_with(sysfs, node) if pid != os.getpid()] if node is not None else []
     if others:
         raise RefusedError(

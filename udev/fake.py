@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _NO_RESOURCES = "0x0000000000000000 0x0000000000000000 0x0000000000000000\n" * 7
 _LOCKED = ("bind", "unbind", "driver_override", "drivers_probe")
 # The drivers for user space take a device only by override, and make a character device of their own.
-_USER_SPACE = ("vfio-pci", "uio_pci_generic")
+_USER_SPACE = ("vfio-pci", "uio_pci_generic", "uio_pdrv_genirq")
 
 
 @dataclass(slots=True)
@@ -383,7 +383,7 @@ class FakeSysfs:
             return
         name = f"uio{self._uio_count}"
         self._uio_count += 1
-        _write_all(device.path / "uio" / name, {"name": "uio_pci_generic\n"})
+        _write_all(device.path / "uio" / name, {"name": f"{driver}\n"})
         device.made += [device.path / "uio", _link_to_null(self.dev / name)]
 
     def _make_vfio_nodes(self, device: _Device) -> None:

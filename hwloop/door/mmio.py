@@ -3,8 +3,8 @@
 
 While a driver of the kernel holds a node, it is refused; `?unbind=on` takes it from the driver and gives it back. An
 address that no node has is believed: two processes are kept from one another, and the kernel keeps its own memory and
-its drivers' registers to itself (STRICT_DEVMEM). Nothing brings the interrupt to user space (Debian's kernels have no
-uio_pdrv_genirq), so one polls.
+its drivers' registers to itself (STRICT_DEVMEM). With `?wait=irq` or `adaptive` the interrupt comes through
+uio_pdrv_genirq, where the kernel has that driver (Debian's has not); otherwise one polls.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import errno
 import mmap
 import re
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import udev
-from hwloop.claim import Claim
+from hwloop.claim import UIO_PLATFORM_DRIVER, Claim
 from hwloop.door.base import QUEUE_OPTIONS, SWITCH, WAIT, KernelPlace, Opened, Place, check_options
 from hwloop.errors import InvalidParam, RefusedError, SetupError, Unsupported
 from hwloop.guardian import Guardian, ending
@@ -45,14 +46,16 @@ class Slot:
     size: int
     version: int | None = None
 
-    def open(self, owner: Claim | DeviceLock, sysfs: Sysfs, filtered: Callable[[Hal], Hal]) -> Opened:
+    def open(
+        self, owner: Claim | DeviceLock, sysfs: Sysfs, filtered: Callable[[Hal], Hal], line: Path | None = None
+    ) -> Opened:
         """The device whose registers these are; `owner` holds them against others, and is closed last. `filtered` puts
-        filters in front of the Hal."""
+        filters in front of the Hal. `line` is the UIO device that passes on the interrupt, None: one polls."""
         with ExitStack() as stack:
             guardian = stack.enter_context(Guardian())
             stack.enter_context(owner)
             stack.callback(guardian.device_ended)
-            hal = stack.enter_context(DevMemHal(sysfs.dev / "mem", sysfs))
+            hal = stack.enter_context(DevMemHal(sysfs.dev / "mem", sysfs, line))
             seen = filtered(hal)
             transport = stack.enter_context(self._look(seen, sysfs))
             guardian.watch(owner, ending(transport, stops_dma=False))
@@ -102,15 +105,23 @@ class MmioPlace(KernelPlace):
         self._refuse_driver()
         with ExitStack() as stack:
             with shield():
-                opened = self.slot.open(Claim(self.address, None, self._sysfs, bus=BUS), self._sysfs, self.filtered)
+                driver = self._driver_for_line()
+                claim = Claim(self.address, driver, self._sysfs, bus=BUS)
+                line = udev.uio_node(self._sysfs, self.address, bus=BUS) if driver else None
+                opened = self.slot.open(claim, self._sysfs, self.filtered, line)
                 stack.push(opened.resources)
             # A signal that came meanwhile was raised at the end of the shield, and `stack` has given everything back.
             stack.pop_all()
         return opened
 
+    def _driver_for_line(self) -> str | None:
+        """What passes on the interrupt, where one is wanted and the kernel has that."""
+        wanted = self.target.options.get("wait", "poll") != "poll"
+        return UIO_PLATFORM_DRIVER if wanted and _has_uio(self._sysfs) else None
+
     def _refuse_driver(self) -> None:
         driver = udev.current_driver(self._sysfs, self.address, bus=BUS)
-        if driver is not None and self.target.options.get("unbind") != "on":
+        if driver not in (None, UIO_PLATFORM_DRIVER) and self.target.options.get("unbind") != "on":
             raise RefusedError(
                 f"{self.address} is held by the kernel's driver {driver}; it was not touched",
                 remedy=f"take it for the time being: {_with_unbind(self.target)}",
@@ -149,6 +160,13 @@ def find(target: Target, sysfs: Sysfs) -> Place:
         return MmioPlace(target, node.name, slot_of_node, sysfs)
     assert slot_of_node is not None, "the command line says where"
     return BarePlace(target, slot_of_node, sysfs)
+
+
+def _has_uio(sysfs: Sysfs) -> bool:
+    if not udev.driver_exists(sysfs, UIO_PLATFORM_DRIVER, bus=BUS):
+        with suppress(udev.UdevError):
+            udev.load_module(UIO_PLATFORM_DRIVER)
+    return udev.driver_exists(sysfs, UIO_PLATFORM_DRIVER, bus=BUS)
 
 
 def _page_is_held(address: int, held: list[MmioNode]) -> SetupError:

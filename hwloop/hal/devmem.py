@@ -1,5 +1,6 @@
 """Registers at any physical address through /dev/mem, and memory from huge pages: for devices on no bus that the kernel
-would hand out, such as virtio-mmio. There is no IOMMU and no interrupt: device addresses are physical, and one polls.
+would hand out, such as virtio-mmio. There is no IOMMU: device addresses are physical. The interrupt comes through UIO
+where that offers it; otherwise one polls.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import udev
 from hwloop.deadline import wait_until
 from hwloop.errors import SetupError
 from hwloop.hal.physical import PhysicalHal
+from hwloop.hal.uio_line import UioLine
 from mmio import DevMemWindow, MmioError, RegionBoundsError, UniqueMmioPointer
 from udev import Sysfs
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mmio import Region
 
 DEV_MEM = "/dev/mem"
@@ -33,14 +37,18 @@ class NothingAnswers(SetupError):
 class DevMemHal(PhysicalHal):
     """The HAL of registers in `path`, which is the memory device or any file in its place.
 
-    Each range of registers has one owner in this process. `sysfs` is the machine whose memory map is consulted. Raises
-    SetupError where physical addresses are not told.
+    Each range of registers has one owner in this process. `sysfs` is the machine whose memory map is consulted, `line`
+    the UIO device that passes on the interrupt, where there is one. Raises SetupError where physical addresses are not
+    told.
     """
 
     name = "devmem"
 
-    def __init__(self, path: str | os.PathLike[str] = DEV_MEM, sysfs: Sysfs | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str] = DEV_MEM, sysfs: Sysfs | None = None, line: Path | None = None
+    ) -> None:
         super().__init__()
+        self._line = line
         self._path = os.path.realpath(path)
         self._sysfs = sysfs or Sysfs()
         self._owned: WeakSet[UniqueMmioPointer] = WeakSet()
@@ -66,6 +74,10 @@ class DevMemHal(PhysicalHal):
             self._owned.add(pointer)
             stack.pop_all()
         return pointer
+
+    def interrupt(self, vector: int | None = None) -> UioLine | None:
+        """The line, where UIO passes it on; there are no vectors."""
+        return UioLine(self._line) if vector is None and self._line is not None else None
 
     def device_lost(self) -> None:
         """The memory is never used again: there is no bus mastering to turn off, and no IOMMU."""

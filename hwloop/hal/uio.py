@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import udev
 from hwloop.errors import AlreadyUsed, DeviceLost, InvalidParam, SetupError
-from hwloop.hal.interrupt import Interrupt
 from hwloop.hal.physical import PhysicalHal
+from hwloop.hal.uio_count import UioCount
 from mmio import FdRegion, MappedFile, Window
 from pci import Command, ConfigSpace, IoBar, MemoryBar, SysfsConfigAccess
 from udev import Sysfs
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from pci import BarInfo
 
 _INTERRUPT_PIN = 0x3D
-_COUNT_BYTES = 4
 _ALL_ONES = 0xFFFF
 
 
@@ -144,84 +142,19 @@ class UioHal(PhysicalHal):
         raise InvalidParam(f"{size:#x} bytes at {paddr:#x} are in no {kind.__name__} of {self.address}")
 
 
-class UioInterrupt(Interrupt):
-    """INTx as uio_pci_generic passes it on: it counts, and after each one the line stays off until `rearm`.
-
-    `fd` is the UIO device's, not blocking, and stays the caller's; `config` the function's configuration space.
-    `count` is how many interrupts came while it was open. Raises SetupError when the function has no interrupt.
-    """
+class UioInterrupt(UioCount):
+    """INTx as uio_pci_generic passes it on; `config` is the function's configuration space."""
 
     kind = "intx"
-    needs_ack = True
 
     def __init__(self, fd: int, name: str, config: ConfigSpace) -> None:
-        self._fd = fd
-        self._name = name
         self._config = config
-        self.count = 0
-        self.closed = False
-        self._last: int | None = None
-        self._pending = self._read_first()
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLIN)
-        self.rearm()
+        super().__init__(fd, name)
 
-    def wait(self, seconds: float) -> bool:
-        if self._pending:
-            self._pending = False
-            return True
-        if not self._poll.poll(max(0.0, seconds) * 1000):
-            return False
-        return self._read_count()
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def take(self) -> bool:
-        """Not blocking, so nothing is polled first."""
-        pending, self._pending = self._pending, False
-        return pending or self._read_count()
-
-    def mask(self) -> None:
-        self._config.set_command_bits(Command.INTERRUPT_DISABLE, Command(0))
-
-    def rearm(self) -> None:
-        """Clear INTERRUPT_DISABLE (PCI 3.0, 6.2.2), which the kernel's handler has set."""
-        self._config.set_command_bits(Command(0), Command.INTERRUPT_DISABLE)
-
-    def close(self) -> None:
-        """Turn the line off. Idempotent."""
-        if self.closed:
-            return
-        self.closed = True
-        with suppress(OSError):  # gone from the bus
-            self._config.set_command_bits(Command.INTERRUPT_DISABLE, Command(0))
-
-    def _read_first(self) -> bool:
-        """What came before we looked; it also tells a function without an interrupt from a quiet one."""
-        try:
-            return self._read_count()
-        except DeviceLost as error:
-            raise SetupError(
-                f"the kernel has no interrupt for {self._name}: {error.__cause__}",
-                errno=errno.EIO,
-                remedy="poll instead",
-            ) from error
-
-    def _read_count(self) -> bool:
-        """Take the kernel's count of interrupts, which wraps at 32 bits; False when it has not changed."""
-        try:
-            data = os.read(self._fd, _COUNT_BYTES)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            raise DeviceLost(f"{self._name} does not answer any more: {error.strerror}") from error
-        if len(data) != _COUNT_BYTES:
-            raise DeviceLost(f"{self._name} does not answer any more: {len(data)} of {_COUNT_BYTES} bytes came")
-        total = int.from_bytes(data, "little")
-        self.count += 1 if self._last is None else (total - self._last) % (1 << 32)
-        self._last = total
-        return True
+    def _turn(self, on: bool) -> None:
+        """Clear INTERRUPT_DISABLE (PCI 3.0, 6.2.2), which the kernel's handler has set, or set it."""
+        off = Command.INTERRUPT_DISABLE
+        self._config.set_command_bits(Command(0) if on else off, off if on else Command(0))
 
 
 def _node_of(sysfs: Sysfs, address: str) -> Path:

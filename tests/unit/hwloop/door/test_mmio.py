@@ -37,13 +37,15 @@ class Machine:
         self.tree = FakeSysfs(tmp_path / "machine")
         self.run_dir = tmp_path / "run"
         self.hals: list[FakeHal] = []
+        self.line: Path | None = None
         monkeypatch.setattr(session, "Sysfs", lambda: self.tree.sysfs)
         monkeypatch.setattr(mmio_door, "DevMemHal", self._new_hal)
         monkeypatch.setattr(mmio_door, "Claim", partial(claim.Claim, run_dir=self.run_dir))
         monkeypatch.setattr(mmio_door, "DeviceLock", partial(DeviceLock, run_dir=self.run_dir))
 
-    def _new_hal(self, path: Path, sysfs: Any) -> FakeHal:
+    def _new_hal(self, path: Path, sysfs: Any, line: Path | None) -> FakeHal:
         assert (path, sysfs) == (self.tree.dev / "mem", self.tree.sysfs)
+        self.line = line
         hal = FakeHal({ADDRESS: self.bank.region})
         self.disk.hal = hal
         self.hals.append(hal)
@@ -97,6 +99,29 @@ def test_a_node_is_taken_from_its_driver_when_that_is_asked_for_and_given_back(m
         assert isinstance(disk, VirtioBlk)
         assert machine.driver() is None
         assert disk.size() == 1 << 20
+    assert machine.given_back("virtio-mmio")
+
+
+def test_the_interrupt_comes_through_uio_where_the_kernel_has_a_driver_for_that(machine: Machine) -> None:
+    """The fake Hal has no interrupt, and adaptive waiting then polls."""
+    machine.tree.add_driver("uio_pdrv_genirq", bus="platform")
+    machine.held()
+    with hwloop.open(f"mmio:{NODE}?unbind=on&wait=adaptive") as disk:
+        assert isinstance(disk, VirtioBlk)
+        assert machine.driver() == "uio_pdrv_genirq"
+        assert machine.line == machine.tree.dev / "uio0"
+        disk.write(0, b"i" * 512)
+    assert machine.given_back("virtio-mmio")
+
+
+@pytest.mark.parametrize("options", ["", "&wait=poll", "&wait=adaptive"])
+def test_without_one_nothing_is_bound_and_one_polls(machine: Machine, options: str) -> None:
+    machine.held()
+    with hwloop.open(f"mmio:{NODE}?unbind=on{options}") as disk:
+        assert isinstance(disk, VirtioBlk)
+        assert machine.driver() is None
+        assert machine.line is None
+        disk.write(0, b"i" * 512)
     assert machine.given_back("virtio-mmio")
 
 
