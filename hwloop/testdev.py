@@ -128,11 +128,11 @@ def serve(
         stack.enter_context(_socket_of(path))
         stack.enter_context(server)
         server.listen(path)
-        ready()
         said = 0
         deadline = None if seconds is None else Deadline(seconds)
-        # A signal is how it is told to end.
+        # A signal is how it is told to end, which may be as soon as it listens.
         with suppress(Interrupted):
+            ready()
             while not _is_over(server, deadline, connections, watched):
                 said = _say_new(server, said, complain)
         return _say_new(server, said, complain)

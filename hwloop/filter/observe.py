@@ -40,6 +40,9 @@ class ObservedTransport(TransportFilter):
     def max_queue_size(self, queue: int) -> int:
         return self._read(Kind.READ_QUEUE_SIZE, lambda: self.inner.max_queue_size(queue), queue=queue)
 
+    def doorbell(self, queue: int) -> None:
+        """None: what is rung past us would not be seen."""
+
     def notify(self, queue: int, data: int | None = None) -> None:
         self._watch.look()
         arguments = () if data is None else (data,)

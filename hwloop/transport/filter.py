@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+from cython_ring import Doorbell
 from hwloop.spec import DeviceStatus, DeviceType, InterruptStatus, PhysAddr
 from hwloop.transport.base import Transport
 from hwloop.transport.register_value import RegisterValue
@@ -53,6 +54,9 @@ class TransportFilter(Transport):
 
     def notify(self, queue: int, data: int | None = None) -> None:
         self.inner.notify(queue, data)
+
+    def doorbell(self, queue: int) -> Doorbell | None:
+        return self.inner.doorbell(queue)
 
     def get_status(self) -> DeviceStatus:
         return self.inner.get_status()

@@ -37,6 +37,8 @@ EXPECTED = {
     "TransportError": (errno.ENODEV, 4),
     "FeaturesRefused": (errno.EOPNOTSUPP, 4),
     "QueueBroken": (errno.EIO, 4),
+    "Mismatch": (errno.EILSEQ, 1),
+    "DeviceChanged": (errno.ESTALE, 5),
     "DeviceLost": (errno.ENODEV, 5),
     "SetupError": (errno.ENODEV, 6),
     "DmaError": (errno.ENOMEM, 6),

@@ -241,6 +241,7 @@ def test_whoever_starts_one_hears_of_broken_rules_at_the_end() -> None:
         sock.sendall(bytes([99, 0, 0, 0, 1, 0, 0, 0]) + bytes(4))
         sock.settimeout(30)
         assert sock.recv(1) == b""
+    assert wait_for(lambda: "99" in device.said())
     with pytest.raises(AssertionError, match="99"):
         device.close()
     assert gone(device.pid)
