@@ -19,8 +19,8 @@ SWITCHES: dict[str, tuple[Feature, bool]] = {
 """By name: the feature, and whether it is accepted where nobody says otherwise.
 
 Packed rings gain nothing on devices that share our caches, and lose with many requests in flight. RING_RESET is left
-out because QEMU's disks do not stop the requests of a queue that they confirm to be reset: only `virtio_net` there has
-a `queue_reset` of its own, and a read would still land in memory that is somebody else's by then.
+out because QEMU's disks do not stop the requests of a queue that they confirm to be reset: a read would still land in
+memory that is somebody else's by then (tests/qemu/test_faults.py).
 """
 
 

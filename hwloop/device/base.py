@@ -157,6 +157,8 @@ class Device(Driver):
         self.virtqueues: list[VirtQueue] = []
         self.lines = Lines()
         self.events = DeviceEvents(self)
+        self._wait = wait
+        self._silent = False
         try:
             self.negotiated = self._negotiate()
             if wait != POLL:
@@ -191,6 +193,25 @@ class Device(Driver):
             negotiated = self.transport.begin_init(self._accept(accepted | Feature.RING_PACKED))
         self.options.require(negotiated)
         return negotiated
+
+    def _begin_anew(self) -> None:
+        """Initialise a device once more that was reset, on the same transport and with memory of the same Hal. Its
+        queues are new ones, and wait as those before them.
+
+        Raises as the constructor; the device has been reset again then.
+        """
+        while self.virtqueues:
+            self.virtqueues.pop().close()
+        try:
+            self.negotiated = self._negotiate()
+            self.events.begin()
+            self._set_up()
+            self._use_lines(self._wait)
+            self.transport.finish_init()
+        except BaseException:
+            self._mark_failed()
+            self._reset_for_good()
+            raise
 
     def _mark_failed(self) -> DeviceLost | None:
         """FAILED, where the device still answers (VIRTIO 1.4, 3.1.1); the error where it does not."""
@@ -286,6 +307,7 @@ class Device(Driver):
             raise self._no_interrupt()
 
     def _use_lines(self, wait: str) -> None:
+        self._wait = wait
         lines = self.lines.queues
         for index, queue in enumerate(self.virtqueues if lines else []):
             # Queues behind those that were given a vector share them.
@@ -311,13 +333,16 @@ class Device(Driver):
             steps.callback(self.disable_interrupts)
 
     def _reset_for_good(self) -> None:
-        """Reset the device for the last time. Unless that is known to have worked, no memory is used again."""
+        """Reset the device for the last time, or before `_begin_anew`. Unless that surely worked, no memory is ever
+        used again, and `_silent` is False."""
+        self._silent = False
         if self.transport.reset_pending:
             # It had its time, and the error was raised; waiting again would only double the deadline.
             self.hal.quarantine()
             return
         try:
             self.transport.reset()
+            self._silent = True
         except BaseException as failure:
             if not _is_loss(failure):
                 self.hal.quarantine()

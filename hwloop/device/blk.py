@@ -29,7 +29,10 @@ from hwloop.device.block import LARGEST_TRANSFER, BlockDevice
 from hwloop.device.watched import status_fault
 from hwloop.errors import (
     AlreadyUsed,
+    DeadlineExpired,
     DeviceChanged,
+    DeviceClosed,
+    DeviceError,
     DeviceLost,
     HwloopError,
     InvalidParam,
@@ -101,6 +104,7 @@ class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
 
     def _set_up(self) -> None:
         self._unnotified: OSError | None = None
+        self._queue_stopped = False
         self._may_come_back = self.transport.may_come_back
         self._returns = 0
         self._capacity, self._block_size = self.transport.read_consistent(self._read_geometry)
@@ -313,6 +317,65 @@ class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
                     self._settle(token, self._verdict(self._in_flight[token], written, status))
         except RingBroken as error:
             raise QueueBroken(f"queue 0: {error.strerror}", section="2.7.8") from error
+
+    # --- Out of order, and back again ---------------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """As of every disk. Where queue 0 was reset by itself (RING_RESET), it alone begins anew; otherwise the device
+        does, and `queues` are others: those of before are closed.
+
+        For a deadline or a broken queue of `queues`, which the disk does not know of, it is what resets the device.
+        """
+        with self._lock:
+            if self._closed:
+                raise DeviceClosed("the disk is closed", remedy="open it again")
+            if not self._broken:
+                self._give_up(DeviceLost("the driver began anew"))
+            broken, cause, self._broken, self._cause = self._broken, self._cause, "", None
+            try:
+                if not self._restart_queue():
+                    self._restart_device()
+            except BaseException:
+                self._broken, self._cause = broken, cause
+                raise
+
+    def _silence(self) -> None:
+        """Queue 0 alone where that is enough and can be done, else the whole device."""
+        self._queue_stopped = self._stop_queue()
+        if not self._queue_stopped:
+            self._reset_for_good()
+
+    def _stop_queue(self) -> bool:
+        if not isinstance(self._cause, (DeadlineExpired, QueueBroken)) or not self._queue.has(Feature.RING_RESET):
+            return False
+        try:
+            self._queue.stop()
+        except OSError:
+            return False
+        return True
+
+    def _restart_queue(self) -> bool:
+        """Whether it was the queue alone, which is in use again."""
+        stopped, self._queue_stopped = self._queue_stopped, False
+        if not stopped:
+            return False
+        try:
+            self._queue.restart()
+        except DeviceError:
+            self._reset_for_good()
+            return False
+        return True
+
+    def _restart_device(self) -> None:
+        if not self._silent:
+            raise DeviceLost("the reset of the device was not confirmed: it may still write memory", remedy="close it")
+        had = self._block_size
+        self._begin_anew()
+        if self._block_size != had:
+            self._reset_for_good()
+            raise DeviceChanged(
+                f"the disk came back with blocks of {self._block_size} bytes, and had {had}", remedy="open it again"
+            )
 
     # --- Private: a device that comes back ----------------------------------------------------------------------------
 

@@ -197,7 +197,7 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
         """Wait for a request and take its result, as `complete`.
 
         When it does not complete within `seconds` (default: `request_seconds`), the device is reset: this and all
-        other requests in flight fail, and the disk has to be opened again. Raises DeadlineExpired.
+        other requests in flight fail, and the disk is out of order until `recover`. Raises DeadlineExpired.
         """
         patience = Patience(Deadline(self._request_seconds if seconds is None else seconds))
         while True:
@@ -258,6 +258,14 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
         self._lock = threading.RLock()
         self._broken = "the disk belongs to the process that opened it, and this is its child"
         super().disown()
+
+    @abstractmethod
+    def recover(self) -> None:
+        """Use a disk again that is out of order: initialise its device once more. What was in flight has failed; a disk
+        that works fails what is in flight first.
+
+        Raises DeviceClosed after `close`, DeviceLost where the device may still write our memory, and as opening it.
+        """
 
     def close(self) -> None:
         with self._lock:
@@ -514,24 +522,31 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
             raise
 
     def _out_of_time(self, deadline: Deadline) -> HwloopError:
-        error = deadline.error("a request to complete", remedy="the device was reset; open it again")
+        error = deadline.error(
+            "a request to complete", remedy="it was taken from the device; recover the disk, or open it again"
+        )
         for note in self._diagnosis():
             error.add_note(note)
         self._give_up(error)
         return error
 
     def _give_up(self, error: HwloopError) -> None:
-        """Reset the device, and only then let go of the buffers of what was in flight; nothing works afterwards."""
+        """The one way from a device that cannot be trusted: take everything in flight from it, and only then let go of
+        the buffers; nothing works until `recover`."""
         with self._lock:
             if self._broken:
                 return
             self._broken, self._cause = f"the disk is out of order since: {error.problem}", error
             try:
-                self._reset_for_good()
+                self._silence()
             except HwloopError as failure:
                 raise failure from error
             finally:
                 self._abandon_requests()
+
+    def _silence(self) -> None:
+        """Take from the device what is in flight. Unless that is known to have worked, no memory is used again."""
+        self._reset_for_good()
 
     def _abandon_requests(self) -> None:
         """Fail everything in flight. Its memory goes back to the Hal, which keeps it if the reset did not work."""
@@ -549,7 +564,7 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
     def _out_of_order(self) -> HwloopError:
         if self._cause is None:
             return DeviceClosed(self._broken, remedy="open it again")
-        error = DeviceLost(self._broken, remedy="open it again")
+        error = DeviceLost(self._broken, remedy="recover it, or open it again")
         error.__cause__ = self._cause
         return error
 

@@ -33,7 +33,7 @@ def test_every_interface_is_measured_and_its_accesses_are_counted(
     assert found["latency_us"]["min"] > 0
     # An interrupt is acknowledged by one access on PCI, by two on MMIO.
     assert 0 < costs["notifications"] <= 1
-    assert costs["notifications"] + costs["interrupts"] <= costs["register_accesses"]
+    assert costs["notifications"] + costs["interrupts"] <= costs["register_accesses"] + 1e-9
     assert costs["bytes_copied"] == 8192
     if wait == "poll":
         assert costs["interrupts"] == 0

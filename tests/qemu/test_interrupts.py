@@ -88,6 +88,11 @@ def test_a_line_is_not_heard_while_the_device_is_asked_not_to_interrupt(start: S
     with opened, VirtioBlk(opened.transport, opened.hal) as disk:
         line = cast(Interrupt, opened.hal.interrupt())
         disk.read(0, 512)
+        # With EVENT_IDX, QEMU sends one for the first completion of a queue, whatever it was asked.
+        while line.wait(0.01):
+            opened.transport.ack_interrupt()
+            line.rearm()
+        disk.read(0, 512)
         assert not line.wait(0.01)
 
 
@@ -229,6 +234,7 @@ def test_a_queue_that_is_polled_sends_no_messages(start: Start) -> None:
     with opened, VirtioBlk(opened.transport, opened.hal, wait="irq") as disk:
         line = disk.lines.queues[0]
         disk.virtqueues[0].use_interrupt(None)
+        disk.read(0, 512)  # with EVENT_IDX, QEMU sends one for the first completion of a queue, whatever it was asked
         line.take()
         for _ in range(50):
             disk.read(0, 512)
