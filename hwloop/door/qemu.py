@@ -60,6 +60,9 @@ _QUEUE_SIZES = tuple(str(1 << shift) for shift in range(2, 11))
 class QemuPlace(Place):
     """A device of a machine that does not run yet. Raises InvalidParam for options that do not go together."""
 
+    running: QemuMachine | None = None
+    """The machine of the device that was opened last, for its QMP."""
+
     def __init__(self, target: Target) -> None:
         super().__init__(target)
         self.options = target.options
@@ -76,7 +79,7 @@ class QemuPlace(Place):
     def open_transport(self) -> Opened:
         with ExitStack() as stack:
             with shield():
-                machine = stack.enter_context(self.open_machine())
+                machine = self.running = stack.enter_context(self.open_machine())
                 opened = self.reach(machine)
                 stack.push(opened.resources)
             # A signal that came meanwhile was raised at the end of the shield, and `stack` has given everything back.
