@@ -8,6 +8,8 @@ STAMPS := .stamps
 DOORS := $(CURDIR)/build/doors.jsonl
 FAULTS := $(CURDIR)/build/faults.jsonl
 ASAN := $(CURDIR)/build/asan
+TSAN := $(CURDIR)/build/tsan
+SECONDS ?= 60
 SIGNALS := --deselect=tests/unit/mmio/test_gone.py::test_an_access_that_is_not_ours_ends_the_process_as_ever \
     --deselect=tests/unit/cython_ring/test_doorbell.py::test_with_registers_that_took_the_signal_in_turns_each_gets_its_own_and_others_end_the_process
 NOTES := HWLOOP_DOORS=$(DOORS) HWLOOP_FAULTS=$(FAULTS)
@@ -32,7 +34,7 @@ PACKAGES := python3 python3-dev python3-venv gcc libc6-dev qemu-system-x86 qemu-
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup man build check lint types unit asan test tables demo bench clean
+.PHONY: help setup man build check lint types unit asan tsan fuzz test tables demo bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -83,6 +85,21 @@ asan: build  ## the tests of hostile devices, on extensions that AddressSanitize
 	    $(BIN)/python -m pytest -q -n $(JOBS) -p no:cacheprovider -o "pythonpath=$(ASAN) ." -m 'not vm and not qemu' \
 	    --ignore=tests/unit/cython_ring/test_instructions.py $(SIGNALS) \
 	    tests/sanitizer tests/unit/cython_ring tests/unit/mmio tests/unit/hwloop/device tests/contract/test_block_faults.py
+
+# Python itself is not watched, and the kernel may place memory where the sanitizer cannot: hence no randomisation. A race
+# that is found ends the tests with status 66.
+tsan: build  ## the tests of two threads, on extensions that ThreadSanitizer watches
+	@CFLAGS="-g -O1 -fno-omit-frame-pointer -fsanitize=thread" \
+	    $(BIN)/python setup.py -q build_py --build-lib $(TSAN) \
+	    build_ext --build-lib $(TSAN) --build-temp $(TSAN)-objects --parallel 2
+	LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)" TSAN_OPTIONS=exitcode=66:report_thread_leaks=0 \
+	    HWLOOP_SANITIZED=$(TSAN) setarch -R \
+	    $(BIN)/python -m pytest -q -p no:cacheprovider -o "pythonpath=$(TSAN) ." \
+	    tests/sanitizer/test_sanitizer.py::test_the_extensions_in_use_are_those_that_are_watched \
+	    tests/unit/cython_ring/test_two_threads.py
+
+fuzz: build  ## inputs for a device that stores anything anywhere, for SECONDS=60; prints the speed, keeps what fails
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 test: check asan  ## everything: check, the tests on QEMU's own devices, the tests in VMs, the tables made of them
 	$(NOTES) $(BIN)/python -m pytest -q -n $(JOBS) -m qemu tests/contract tests/qemu
