@@ -20,6 +20,7 @@ OPTIONS = {
     "qtest-q35-transitional-legacy": "transitional=on&mode=legacy",
     "qtest-q35-packed": "packed=on",
     "qtest-q35-4-queues": "queues=4",
+    "qtest-q35-packed-irq-4-queues": "packed=on&indirect=off&event-idx=on&wait=irq&queues=4",
     "qtest-q35-split-plain": "indirect=off&event-idx=off",
     "qtest-q35-irq": "wait=irq",
     "qtest-microvm-1": "machine=microvm&mmio-version=1",
