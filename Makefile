@@ -29,8 +29,11 @@ JOBS ?= $(shell nproc)
 #   e2fsprogs                   makes the file system that a test reads through `disk.raw`
 #   valgrind                    counts instructions: a request has a limit, which no load of the machine changes
 #   strace                      counts system calls: a look at a queue makes none
+#   qemu-utils                  qemu-img and qemu-io, clients of our NBD server in its tests
+#   libnbd-bin fio              more of them: nbdcopy, nbdinfo; fio verifies what it wrote
+#   nbdkit nbdkit-plugin-python runs our script for it
 PACKAGES := python3 python3-dev python3-venv gcc libc6-dev qemu-system-x86 qemu-system-arm gcc-aarch64-linux-gnu \
-    mmdebstrap kmod libudev1 git e2fsprogs valgrind strace
+    mmdebstrap kmod libudev1 git e2fsprogs valgrind strace qemu-utils libnbd-bin fio nbdkit nbdkit-plugin-python
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help

@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from hwloop import session
 from hwloop.device.base import Device
+from hwloop.device.blk_ranges import BlkRanges
 from hwloop.device.block import BlockDevice
 from hwloop.errors import DeviceClosed, HwloopError, InvalidParam, QueueFull, Unsupported
 from hwloop.spec import SECTOR_SIZE
@@ -130,6 +131,26 @@ class AsyncDisk:
             await self._start(self.disk.submit_flush, _nothing)
         except Unsupported:
             return  # A disk that cannot be asked has no cache (VIRTIO 1.4, 5.2.5.1).
+
+    async def discard(self, offset: int, length: int) -> None:
+        """Give up bytes, whole blocks; what they read as afterwards is undefined. Raises as `BlkRanges.discard`."""
+        await self._one_by_one(self._ranges().discard_requests([(offset, length)]))
+
+    async def write_zeroes(self, offset: int, length: int, *, unmap: bool = False) -> None:
+        """Make bytes zeros, whole blocks; with `unmap` the device may deallocate them. Raises as
+        `BlkRanges.write_zeroes`."""
+        await self._one_by_one(self._ranges().write_zeroes_requests([(offset, length)], unmap=unmap))
+
+    def _ranges(self) -> BlkRanges:
+        self._check_open()
+        if not isinstance(self.disk, BlkRanges):
+            raise Unsupported(f"a {self.disk.device_name()} disk has no requests for ranges")
+        return self.disk
+
+    async def _one_by_one(self, requests: Iterator[Callable[[], int]]) -> None:
+        for submit in requests:
+            self._check_open()
+            await self._start(submit, _nothing)
 
     async def device_id(self) -> str:
         """The device's serial. Raises Unsupported when it has none."""

@@ -24,11 +24,12 @@ from hwloop.deadline import Deadline
 from hwloop.device.stored_blk import StoredBlk
 from hwloop.door.base import check_options
 from hwloop.door.fake_shape import FAULTS, SHAPE, FakeShape
-from hwloop.errors import AlreadyUsed, DeadlineExpired, InvalidParam, SetupError
+from hwloop.errors import DeadlineExpired, InvalidParam, SetupError
 from hwloop.hal.fake import FakeHal
 from hwloop.owner import Owner
 from hwloop.signals import Interrupted
 from hwloop.size import parse_size
+from hwloop.socket_place import socket_place
 from hwloop.spec import Feature
 from hwloop.target import Target, split_options
 from hwloop.vhost.fake_backend import FakeBackEnd
@@ -176,31 +177,13 @@ def _process(pid: int) -> Iterator[int]:
 
 @contextmanager
 def _socket_of(path: Path) -> Iterator[None]:
-    """A free place for a socket, which is removed from there at the end. One that nobody listens at is replaced."""
-    if path.exists():
-        if not path.is_socket() or _is_live(path):
-            raise AlreadyUsed(f"there is a {'socket that is served' if path.is_socket() else 'file'} at {path}")
-        path.unlink()
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None and not hasattr(error, "exit_code"):
-            raise SetupError.refused(f"cannot listen at {path}", error, remedy="is the path too long?") from error
-        raise
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _is_live(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(1)
+    with socket_place(path):
         try:
-            sock.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            return False
-        except OSError:
-            return True
-    return True
+            yield
+        except OSError as error:
+            if error.filename is None and not hasattr(error, "exit_code"):
+                raise SetupError.refused(f"cannot listen at {path}", error, remedy="is the path too long?") from error
+            raise
 
 
 # --- As a process -----------------------------------------------------------------------------------------------------

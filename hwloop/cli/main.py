@@ -40,6 +40,7 @@ COMMANDS = {
     "lifetime": ("hwloop.cli.lifetime", "command", "Show how worn a disk is."),
     "zones": ("hwloop.cli.zones", "command", "Show the zones of a zoned disk; open, finish, reset one."),
     "bench": ("hwloop.cli.bench", "command", "Measure a disk: IOPS, latencies, costs a request."),
+    "serve": ("hwloop.cli.serve", "group", "Serve a disk to other programs, over NBD."),
     "trace": ("hwloop.cli.trace", "group", "Show a trace, or export it for Perfetto."),
     "rng": ("hwloop.cli.rng", "command", "Read random bytes from an entropy device."),
     "console": ("hwloop.cli.console", "command", "Talk to a console device."),
@@ -63,7 +64,7 @@ _SECTIONS = {
     "read": "Read and write disks",
     "flush": "Flush and erase disks",
     "id": "Ask disks",
-    "bench": "Measure",
+    "bench": "Measure and serve",
     "rng": "Other devices",
     "bind": "Drivers of the kernel",
     "testdev": "Test devices and machines",
@@ -78,7 +79,9 @@ OPENING_NOTHING = frozenset({
 
 
 def _traced(command: click.Command) -> click.Command:
-    """The command with the option --trace, whatever else it takes."""
+    """The command with the option --trace, whatever else it takes; of a group, each of its commands too."""
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        _traced(inner)
     if not any(parameter.name == "trace_file" for parameter in command.params):
         command.params.append(
             click.Option(

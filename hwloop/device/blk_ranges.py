@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 
 from hwloop.device.blk_formats import SEGMENT_BYTES, UNMAP, Segment
@@ -57,11 +58,33 @@ class BlkRanges(BlockDevice):
         """As `secure_erase`, for many ranges in as few requests as the device takes."""
         self._send_ranges(RequestType.SECURE_ERASE, self.limits.secure_erase, ranges)
 
+    # --- For whoever waits in a way of their own ----------------------------------------------------------------------
+
+    def discard_requests(self, ranges: Iterable[Range]) -> Iterator[Callable[[], int]]:
+        """As `discard_ranges`, for a caller that sends the requests: each submits one and returns its token, or raises
+        QueueFull. What is wrong with the arguments is raised here, and nothing was sent then."""
+        return map(self._starter(RequestType.DISCARD), self._format(RequestType.DISCARD, self.limits.discard, ranges))
+
+    def write_zeroes_requests(self, ranges: Iterable[Range], *, unmap: bool = False) -> Iterator[Callable[[], int]]:
+        """As `discard_requests`, for `write_zeroes_ranges`."""
+        kind, flags = RequestType.WRITE_ZEROES, UNMAP if unmap else 0
+        return map(self._starter(kind), self._format(kind, self.limits.write_zeroes, ranges, flags))
+
     # --- Private ------------------------------------------------------------------------------------------------------
+
+    def _starter(self, kind: RequestType) -> Callable[[bytes], Callable[[], int]]:
+        return lambda data: partial(self._submit, kind, 0, memoryview(data))
 
     def _send_ranges(
         self, kind: RequestType, limits: RangeLimits | None, ranges: Iterable[Range], flags: int = 0
     ) -> None:
+        for data in self._format(kind, limits, ranges, flags):
+            self._send_segments(kind, data)
+
+    def _format(
+        self, kind: RequestType, limits: RangeLimits | None, ranges: Iterable[Range], flags: int = 0
+    ) -> Iterator[bytes]:
+        """The segments of each request that is needed; the arguments are checked at once."""
         self._check_working()
         if limits is None:
             raise Unsupported(
@@ -75,8 +98,7 @@ class BlkRanges(BlockDevice):
                 self._check_erase(limits, offset, length)
         segments = (segment for offset, length in wanted for segment in _cut(offset, length, limits, flags))
         at_once = min(limits.segments, self.max_transfer() // SEGMENT_BYTES, _MOST_SEGMENTS)
-        while data := b"".join(segment.format() for segment in islice(segments, at_once)):
-            self._send_segments(kind, data)
+        return iter(lambda: b"".join(segment.format() for segment in islice(segments, at_once)), b"")
 
     def _send_segments(self, kind: RequestType, data: bytes) -> None:
         try:

@@ -16,7 +16,7 @@ from hwloop.cli.main import COMMANDS, main, run
 from tests.unit.hwloop.machine import DISK, Machine, NewMachine
 
 OLD = Path(__file__).parent / "outputs"
-BYTES_OR_TEXT = {"read", "trace", "rng", "console", "vm", "testdev", "completion", "man", "schema"}
+BYTES_OR_TEXT = {"read", "trace", "rng", "console", "vm", "testdev", "serve", "completion", "man", "schema"}
 """Commands whose output is something else than a report."""
 
 

@@ -1,0 +1,1 @@
+"""A disk for programs that speak NBD, the network block device protocol. `hwloop serve nbd` is the command."""
