@@ -132,7 +132,7 @@ class Connection:
         flags = FLAGS_OF.get(request.command)  # type: ignore[call-overload]
         if flags is None:
             raise InvalidParam(f"there is no command {request.command} here")
-        if request.flags & ~flags:
+        if request.flags & ~int(flags):
             raise InvalidParam(f"{request} cannot have the flags {request.flags:#x}")
         if request.flags & CommandFlag.DF and not self._structured:
             raise InvalidParam("DF is for structured replies")

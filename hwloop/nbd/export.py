@@ -63,6 +63,8 @@ class Export:
     async def read(self, offset: int, length: int) -> memoryview:
         """The bytes; they may be more in memory than were asked for, by two blocks."""
         self._check(offset, length, errno.EINVAL)
+        if not length:
+            return memoryview(b"")
         start, end = self._whole_blocks(offset, offset + length)
         data = await self._read_blocks(start, end)
         return memoryview(data)[offset - start : offset - start + length]

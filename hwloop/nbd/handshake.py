@@ -62,7 +62,7 @@ class Handshake:
         ours = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
         await self._wire.send(GREETING, OPTION_MAGIC, ours.to_bytes(2, "big"))
         (theirs,) = FLAGS.unpack(await self._wire.read(FLAGS.size))
-        expect(not theirs & ~ours, f"the client has flags that there are not: {theirs:#x}")
+        expect(not theirs & ~int(ours), f"the client has flags that there are not: {theirs:#x}")
         if theirs & HandshakeFlag.NO_ZEROES:
             self._padding = b""
         for _ in range(_MOST_OPTIONS):

@@ -22,8 +22,10 @@ class AsyncRanges:
         mine = asyncio.get_running_loop().create_future()
         self._tickets[mine] = wanted
         try:
-            if earlier:
-                await asyncio.wait(earlier)
+            # The latest first: most often the others have ended before it.
+            for ticket in reversed(earlier):
+                if not ticket.done():
+                    await asyncio.wait([ticket])
             yield
         finally:
             del self._tickets[mine]
