@@ -13,7 +13,7 @@ from typing import Any
 
 import nbdkit  # type: ignore[import-not-found]
 
-import hwloop
+from hwloop import session
 from hwloop.device.blk_ranges import BlkRanges
 from hwloop.device.block import BlockDevice
 
@@ -41,7 +41,7 @@ def thread_model() -> Any:
 
 def after_fork() -> None:
     """Only now: what a disk holds would not be there in a process that was forked from its own."""
-    disk = hwloop.open(_settings["target"])
+    disk = session.open(_settings["target"])
     if not isinstance(disk, BlockDevice):
         disk.close()
         raise RuntimeError(f"hwloop: {_settings['target']} is no disk")
