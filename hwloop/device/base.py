@@ -304,7 +304,7 @@ class Device(Driver):
         if not self.lines.queues and self.lines.offered:
             log.warning("%s is polled: %s", self.device_name(), self.lines.why)
         elif wait == IRQ and not self.lines.queues:
-            raise self._no_interrupt()
+            raise self.lines.refusal or self._no_interrupt()
 
     def _use_lines(self, wait: str) -> None:
         self._wait = wait

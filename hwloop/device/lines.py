@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from hwloop.errors import HwloopError
+from hwloop.errors import HwloopError, Unsupported
 from hwloop.hal.base import Hal
 from hwloop.hal.interrupt import Interrupt
 from hwloop.owner import Owner
@@ -35,6 +35,8 @@ class Lines(Owner):
         self.config: Interrupt | None = None
         self.why = ""
         self.offered = False
+        self.refusal: Unsupported | None = None
+        """What has to be done to have one at all."""
         self._resources = ExitStack()
 
     @property
@@ -69,6 +71,8 @@ def choose_lines(hal: Hal, transport: Transport) -> Lines:
     for choose in (_choose_vectors, _choose_line):
         try:
             fault = choose(hal, transport, queues, lines)
+        except Unsupported as error:
+            fault, lines.refusal = error.problem, error
         except HwloopError as error:
             fault, lines.offered = error.problem, True
         if fault:
