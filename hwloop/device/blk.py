@@ -288,6 +288,9 @@ class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
         except OSError as failure:
             self._unnotified = failure
 
+    def _has_enqueued(self, token: int) -> bool | None:
+        return token in self._engine.tags()
+
     def _segments(self, paddr: PhysAddr, length: int) -> list[Part]:
         """The data as descriptors of at most size_max bytes."""
         return [

@@ -282,6 +282,10 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
     def _enqueue(self, request: Request, token: int) -> None:
         """Write the request where the device will find it. When it raises, `_release` undoes what it did."""
 
+    def _has_enqueued(self, token: int) -> bool | None:
+        """Whether the device has a request whose `_enqueue` was interrupted; None: it is not known."""
+        return None
+
     @abstractmethod
     def _make_available(self) -> None:
         """Tell the device of what was enqueued. Raises OSError when that cannot be done."""
@@ -346,12 +350,22 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
                 self._release(request, copy=False)
                 raise
             except BaseException:
-                self._give_up(
-                    DeviceLost("a signal came while a request was put into the queue", remedy="open it again")
-                )
+                self._settle_interrupted(request, token)
                 raise
             self._publish(request)
             return token
+
+    def _settle_interrupted(self, request: Request, token: int) -> None:
+        """A signal came while a request was put into the queue, and its caller will never see the token."""
+        enqueued = self._has_enqueued(token)
+        if enqueued is None:
+            self._give_up(DeviceLost("a signal came while a request was put into the queue", remedy="open it again"))
+        elif enqueued:
+            # The device does it, and a notification that was lost with it is made up for by whoever waits next.
+            request.wanted = False
+        else:
+            del self._in_flight[token]
+            self._release(request, copy=False)
 
     def _make_room(self, length: int) -> None:
         """Completions that nobody has looked at hold places too. Raises QueueFull."""

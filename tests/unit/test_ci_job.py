@@ -31,9 +31,12 @@ def test_the_device_goes_back_before_and_after(environment: dict[str, str], tmp_
     assert (tmp_path / "asked").read_text() == "restore 0000:03:00.0\n" * 2
 
 
-def test_a_device_in_use_is_tried_again(environment: dict[str, str], tmp_path: Path) -> None:
-    assert run(environment, f"echo once >> {tmp_path}/tries; exit 3").returncode == 3
-    assert (tmp_path / "tries").read_text() == "once\n" * 4
+@pytest.mark.parametrize(("more", "tries"), [({}, 1), ({"HWLOOP_TRIES": "3"}, 4)])
+def test_a_device_in_use_is_tried_again_where_that_is_asked_for(
+    environment: dict[str, str], tmp_path: Path, more: dict[str, str], tries: int
+) -> None:
+    assert run(environment | more, f"echo once >> {tmp_path}/tries; exit 3").returncode == 3
+    assert (tmp_path / "tries").read_text() == "once\n" * tries
 
 
 def test_a_second_job_for_the_device_has_to_wait(environment: dict[str, str]) -> None:
