@@ -403,14 +403,27 @@ class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
         knows = self.transport.reconnect()
         self.hal.reconnected()
         self._check_same_disk()
-        if knows:
-            self._queue.resume()
-        else:
-            self._queue.restart()
+        for queue in self.virtqueues:
+            self._hand_over_again(queue, knows)
         self.transport.finish_init()
         if not knows:
             self._send_again()
-        self._queue.notify()
+        for queue in self.virtqueues:
+            queue.notify()
+
+    def _hand_over_again(self, queue: VirtQueue, knows: bool) -> None:
+        """Give a queue to a device that came back; `knows`: the device has noted what it did not use. Of what a queue
+        other than the first one had in flight only its user knows enough to send it again."""
+        if knows:
+            queue.resume()
+        elif queue is not self._queue and queue.outstanding:
+            raise DeviceLost(
+                f"the device came back and forgot {queue.outstanding} requests of queue {queue.index}, which were sent "
+                "through disk.queues",
+                remedy="open it again, and send them again",
+            )
+        else:
+            queue.restart()
 
     def _check_same_disk(self) -> None:
         had, has = (self._capacity, self._block_size), self.transport.read_consistent(self._read_geometry)

@@ -122,7 +122,8 @@ class NbdServer:
         for wire in self._clients.values():
             wire.hang_up()
         if self._clients:
-            await asyncio.wait(self._clients)
+            # What is with the disk then ends with the disk, whose requests have deadlines of their own.
+            await asyncio.wait(self._clients, timeout=_END_SECONDS)
         if not self._failure.done():
             self._failure.cancel()
         elif not self._failure.cancelled():

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 import hwloop
+from cython_ring import DmaBuffer
 from hwloop.deadline import wait_until
 from hwloop.device.blk import VirtioBlk
 from hwloop.device.blk_protocol import BlkConfig, RequestType
 from hwloop.device.blk_request import Request as BlkRequest
 from hwloop.device.fake_blk import FakeBlk
 from hwloop.errors import DeviceChanged, DeviceLost, InvalidParam, IoError
+from hwloop.hal.base import BufferDirection, Dma
 from hwloop.hal.fake import FakeHal
 from hwloop.session import find
 from hwloop.spec import BlkFeature, Feature
@@ -276,3 +278,33 @@ def test_threads_that_wait_at_the_same_time_all_get_what_they_asked_for(path: Pa
 def test_a_time_that_means_nothing_is_refused(value: str) -> None:
     with pytest.raises(InvalidParam, match="option reconnect cannot be"):
         find(f"vhost-user:/nowhere?reconnect={value}")
+
+
+# --- Several queues ---------------------------------------------------------------------------------------------------
+
+TWO = FEATURES | BlkFeature.MQ
+
+
+class TwoQueues(Mortal):
+    """As `Mortal`, with two queues in use."""
+
+    def __init__(self, path: Path, protocol: ProtocolFeature) -> None:
+        self.device = FakeBlk(FakeHal(), SIZE, features=TWO, queue_size=64, queues=2)
+        self.back_end = FakeBackEnd(self.device, protocol)
+        self.back_end.listen(path)
+        disk = hwloop.open(f"vhost-user:{path}?queue-size=64&queues=2&reconnect=30")
+        assert isinstance(disk, VirtioBlk)
+        self.disk = disk
+
+
+@pytest.mark.parametrize("protocol", [KNOWING, FORGETFUL], ids=["knowing", "forgetful"])
+def test_every_queue_is_given_to_a_back_end_that_came_back(path: Path, protocol: ProtocolFeature) -> None:
+    with TwoQueues(path, protocol) as mortal:
+        mortal.back_end.die(Step.FETCHED)
+        mortal.disk.write(3, b"3" * 512)
+        assert mortal.back_end.connections == 2
+        with Dma(mortal.disk.hal, 1, BufferDirection.Both) as memory:
+            buffer = DmaBuffer(memory.vaddr, memory.paddr, 4096)
+            mortal.disk.queues[1].read_into(3, buffer, 0, 512)
+            assert bytes(memoryview(buffer)[:512]) == b"3" * 512
+            buffer.close()
