@@ -73,7 +73,7 @@ types: build
 
 unit: build
 	@mkdir -p build && rm -f $(DOORS) $(FAULTS)
-	$(NOTES) $(BIN)/python -m pytest -q -n $(JOBS) -m 'not vm and not qemu' tests/unit asan tests/contract
+	$(NOTES) $(BIN)/python -m pytest -q -n $(JOBS) -m 'not vm and not qemu' tests/unit tests/contract
 
 check: lint types unit  ## lint, types, and the tests that need no VM: under a minute
 

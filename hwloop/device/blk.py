@@ -6,13 +6,13 @@ from array import array
 from collections.abc import Callable, Iterator
 from typing import Self
 
-from cython_ring import COMPLETION_BYTES, RingBroken, RingUsageError
+from cython_ring import COMPLETION_BYTES, DmaBuffer, RingBroken, RingUsageError
 from hwloop.config import ReadOnly, read_config
 from hwloop.deadline import REQUEST_SECONDS
-from hwloop.device.base import Device
 from hwloop.device.blk_cache import BlkCache
 from hwloop.device.blk_formats import ZonedModel
 from hwloop.device.blk_limits import BlkLimits, LimitsReader
+from hwloop.device.blk_memory import BlkMemory
 from hwloop.device.blk_protocol import (
     DEVICE_ID_BYTES,
     BlkConfig,
@@ -58,7 +58,7 @@ _LEAST_DESCRIPTORS = 3
 """Header, data, status: what a read or a write needs of the queue."""
 
 
-class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
+class VirtioBlk(BlkMemory, BlkRanges, BlkZones, BlkCache, BlockDevice):
     """The VirtIO block device driver.
 
     `options` says how many queues it sets up, of what size, and which features of rings it accepts.
@@ -95,6 +95,8 @@ class VirtioBlk(Device, BlkRanges, BlkZones, BlkCache, BlockDevice):
         options: QueueOptions | None = None,
     ) -> None:
         self._request_seconds = request_seconds
+        self._allocated: list[DmaBuffer] = []
+        self.queues: list[BlkQueue] = []
         super().__init__(transport, hal, wait=wait, options=options)
 
     @classmethod
