@@ -76,7 +76,7 @@ def check_noiommu_mode(case: Case) -> Iterator[Finding]:
         yield Finding(
             "VFIO's unsafe mode is off" if not missing else "VFIO is not loaded, or has no mode without an IOMMU",
             "hal=vfio-noiommu is refused",
-            "hwloop doctor with hal=uio" if missing else udev.ENABLE_NOIOMMU_MODE,
+            "use hal=uio" if missing else udev.ENABLE_NOIOMMU_MODE,
             sure=LIKELY if missing else "certain",
         )
 
