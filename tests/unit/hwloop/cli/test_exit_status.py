@@ -79,7 +79,7 @@ def no_group(machine: Machine) -> None:
         (io_error, 4, "IN at sector 0: the device reports an I/O error"),
         (refused_features, 4, "the device refused the accepted features"),
         (hostile_ring, 4, "the device broke the used ring: used id out of range"),
-        (never_completes, 5, "timed out after 0.2 s waiting for a request to complete; the device was reset"),
+        (never_completes, 5, "timed out after 0.2 s waiting for a request to complete; it was taken from the device"),
         (unplugged, 5, "0xff"),
         (no_group, 6, "also holds 0000:00:05.1 (e1000)"),
     ],
