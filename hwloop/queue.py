@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cython_ring import Doorbell, Engine, PackedRing, Ring, RingBroken, RingFull, RingUsageError, SlotMemory, SplitRing
 from hwloop.deadline import Deadline
@@ -23,6 +23,9 @@ from hwloop.queue_areas import LARGEST_SIZE, choose_size, make_areas, make_slots
 from hwloop.spec import Feature, PhysAddr
 from hwloop.transport.base import Transport
 from hwloop.waiting import IRQ, Waiter
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 Part = tuple[PhysAddr, int]
 """A piece of a buffer: its device address and its length in bytes."""
@@ -122,6 +125,11 @@ class VirtQueue:
     def engage(self, user: Engaged) -> None:
         """From now on requests go through the engine of `user`, and no others: `restart` resets that."""
         self._user = user
+
+    def reap(self, completions: Buffer) -> int:
+        """Take what completed of the requests of `engage`'s user, two 64-bit words each (Engine.reap); how many."""
+        assert self._user is not None, "the queue has no engine"
+        return self._user.engine.reap(completions)
 
     @property
     def notifications(self) -> int:

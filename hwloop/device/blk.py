@@ -315,7 +315,7 @@ class VirtioBlk(BlkMemory, BlkRanges, BlkZones, BlkCache, BlockDevice):
             return  # what completes is for those who use the queue itself
         found = self._completions
         try:
-            while count := self._engine.reap(found):
+            while count := self._queue.reap(found):
                 self._returns = 0
                 for at in range(0, 2 * count, 2):
                     token, written, status = found[at], found[at + 1] & 0xFFFF_FFFF, found[at + 1] >> 32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -14,6 +15,9 @@ from hwloop.spec import DeviceStatus, Feature, InterruptStatus, PhysAddr
 from hwloop.transport.base import Transport
 from hwloop.transport.filter import TransportFilter
 from mmio import Region, RegionBase, read_exact, write_exact
+
+COMPLETION_WORDS = 2
+"""Of 64 bits, in the array that `VirtQueue.reap` fills."""
 
 T = TypeVar("T")
 Q = TypeVar("Q")
@@ -127,7 +131,7 @@ class ObservedTransport(TransportFilter):
         self._write(Kind.DMA_OFF, self.inner.stop_dma)
 
     def watch_queue(self, queue: Q) -> Q:
-        return cast(Q, ObservedQueue(self.inner.watch_queue(queue), self._watch.look))
+        return cast(Q, WatchedQueue(self.inner.watch_queue(queue), self._watch))
 
     def close(self) -> None:
         self._write(Kind.CLOSE, self.inner.close)
@@ -281,3 +285,21 @@ class ObservedQueue:
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._inner, name, value)
+
+
+class WatchedQueue(ObservedQueue):
+    """An observed queue of which nothing is reaped that was not seen before."""
+
+    def __init__(self, inner: Any, watch: Watch) -> None:
+        super().__init__(inner, watch.look)
+        vars(self).update(_watch=watch)
+
+    def reap(self, completions: array[int]) -> int:
+        """As of the queue, with no more completions than `look` has seen."""
+        watch: Watch = vars(self)["_watch"]
+        watch.look()
+        most = watch.may_take(self._inner.index)
+        room = memoryview(completions) if most is None else memoryview(completions)[: COMPLETION_WORDS * most]
+        count: int = self._inner.reap(room)
+        watch.taken(self._inner.index, count)
+        return count

@@ -44,6 +44,8 @@ class SplitTap:
         self._desc, self._avail, self._used = find(desc), find(avail), find(used)
         self._next_avail = self._u16(self._avail + 2)
         self._next_used = self._u16(self._used + 2)
+        self.unread = 0
+        """Used elements that were seen, and that the driver has not taken yet."""
 
     def new_chains(self) -> list[Chain]:
         """What was made available since the last time. Raises RingLost."""
@@ -67,6 +69,7 @@ class SplitTap:
             at = self._used + 4 + 8 * (self._next_used % self._size)
             used.append((self._u32(at), self._u32(at + 4)))
             self._next_used = self._next_used + 1 & 0xFFFF
+        self.unread += behind
         return used
 
     def _chain(self, head: int) -> Chain:

@@ -93,6 +93,18 @@ class Watch:
                 except RingLost as lost:
                     self._lose(queue, str(lost))
 
+    def may_take(self, queue: int) -> int | None:
+        """How many completions were seen and not taken; None where the ring is not followed. What is taken unseen is
+        lost to the trace: the driver overwrites the status."""
+        with self._lock:
+            tap = self._taps.get(queue)
+            return None if tap is None else tap.unread
+
+    def taken(self, queue: int, count: int) -> None:
+        with self._lock:
+            if (tap := self._taps.get(queue)) is not None:
+                tap.unread -= count
+
     def _published(self, queue: int, chain: Chain) -> None:
         self._held[queue, chain.head] = chain
         readable, writable = _bytes_of(chain.readable), _bytes_of(chain.writable)

@@ -86,7 +86,7 @@ def test_without_a_trace_nothing_is_in_the_way() -> None:
 
 def test_with_one_the_queue_is_another_object() -> None:
     with session.open("fake:1M?filter=trace") as disk:
-        assert type(disk._queue) is ObservedQueue  # type: ignore[attr-defined]
+        assert isinstance(disk._queue, ObservedQueue)
 
 
 def test_an_error_says_what_happened_last() -> None:
