@@ -96,7 +96,8 @@ def test_a_disk_that_was_never_closed_is_given_back_at_exit() -> None:
 
 
 def _kill_with_its_guardian(process: subprocess.Popen[bytes]) -> None:
-    """The guardian first, so that nobody is left to give the disk back."""
+    """The guardian first, so that nobody is left to give the disk back. It is there soon after the disk is taken."""
+    assert machine.wait_for(lambda: bool(machine.guardians_of(process.pid)))
     for pid in machine.guardians_of(process.pid):
         os.kill(pid, signal.SIGKILL)
     process.kill()

@@ -77,8 +77,11 @@ def test_a_queue_that_is_polled_is_not_interrupted(way: tuple[str, str, str]) ->
     with opened(way, "irq") as disk:
         line = disk.lines.queues[0]
         disk._queue.use_interrupt(None)
-        line.take()
-        line.rearm()
+        # With EVENT_IDX, QEMU sends one for the first completion of a queue, whatever it was asked.
+        disk.read(0, 4096)
+        while line.wait(0.05):
+            disk.transport.ack_interrupt()
+            line.rearm()
         for _ in range(50):
             disk.read(0, 4096)
         assert not line.wait(0.05)

@@ -47,7 +47,7 @@ def test_a_random_image_survives_both_ways(tmp_path: Path) -> None:
 
 def test_disks_are_given_back_and_disks_in_use_are_refused(tmp_path: Path) -> None:
     disks = [str(image(tmp_path, "one.img", MIB)), str(image(tmp_path, "two.img", 16 * MIB))]
-    run_in_guest("test_giving_back.py", "test_refusals.py", disks=disks)
+    run_in_guest("test_giving_back.py", "test_refusals.py", disks=disks, share=tmp_path)
 
 
 def test_list_and_info_agree_with_lspci_wherever_the_disk_sits(tmp_path: Path) -> None:

@@ -15,4 +15,4 @@ def test_faults_in_a_real_kernel(machine: str, tmp_path: Path) -> None:
     images = [str(image(tmp_path, f"{n}.img", 16 * MIB)) for n in range(9)]
     disks = [images[0], images[1] + TRANSITIONAL, images[2]] if machine == "q35" else images
     files = ["test_killed.py", *(["test_faults.py"] if machine == "q35" else [])]
-    run_in_guest(*files, disks=disks, machine=machine)
+    run_in_guest(*files, disks=disks, machine=machine, share=tmp_path)

@@ -10,7 +10,7 @@ from tests.vm.guest import MIB, image, run_in_guest
 
 def test_uio_in_a_real_kernel(tmp_path: Path) -> None:
     disks = [f"{image(tmp_path, 'both.img', MIB)}{TRANSITIONAL}", str(image(tmp_path, "modern.img", MIB))]
-    run_in_guest("test_uio.py", disks=disks)
+    run_in_guest("test_uio.py", disks=disks, share=tmp_path)
 
 
 def test_the_contract_suite_passes_over_uio_and_over_the_legacy_interface(tmp_path: Path) -> None:
