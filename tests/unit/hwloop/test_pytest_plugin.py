@@ -19,6 +19,10 @@ from hwloop import pytest_plugin, session
 
 pytest_plugins = ["pytester"]
 
+LEFT_OUT = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:xdist"]
+"""Plugins that a run inside does without. A run forgets what it imported, and hypothesis, rewritten and compiled anew
+at the end of each, took two of its three seconds."""
+
 USES_A_DISK = "def test_it(virtio_blk):\n    assert virtio_blk.size() == 1 << 20\n"
 READS_A_FAILING_DISK = "def test_it(virtio_blk, hwloop_trace):\n    virtio_blk.read(8, 512)\n"
 LEAVES_AN_XFS = "def test_{}(scratch_blk):\n    scratch_blk.write(0, b'XFSB'.ljust(512))\n"
@@ -33,7 +37,7 @@ def loaded() -> None:
 
 def run(pytester: pytest.Pytester, code: str, *options: str) -> pytest.RunResult:
     pytester.makepyfile(code)
-    return pytester.runpytest_inprocess(*load(), "-rs", "-p", "no:cacheprovider", *options)
+    return pytester.runpytest_inprocess(*load(), *LEFT_OUT, "-rs", *options)
 
 
 def load() -> list[str]:
@@ -206,6 +210,16 @@ def test_a_device_without_transport_has_properties_too(pytester: pytest.Pytester
     run(pytester, USES_A_DISK, "--junitxml=report.xml", "--hwloop-target", target).assert_outcomes(passed=1)
     [found] = properties(pytester.path / "report.xml")
     assert (found["hwloop_transport"], found["hwloop_serial"], found["hwloop_features"]) == ("none", "", "")
+
+
+def test_a_disk_that_refuses_to_say_its_serial_is_tested_and_one_that_is_lost_is_not(
+    pytester: pytest.Pytester,
+) -> None:
+    run(pytester, USES_A_DISK, "--hwloop-target", "fake:1M?io-error=1").assert_outcomes(passed=1)
+    result = run(pytester, USES_A_DISK, "--hwloop-target", "fake:1M?filter=fault:gone-after=1")
+    result.assert_outcomes(errors=1)
+    assert "Traceback" not in result.stdout.str()
+    result.stdout.fnmatch_lines("*the device is gone*")
 
 
 # --- QMP and the VM ---------------------------------------------------------------------------------------------------
