@@ -175,11 +175,7 @@ class AsyncDisk:
         self._stop()
         # Also when this task is cancelled: the driver gives its device back, and that takes a moment.
         await asyncio.shield(self._loop.run_in_executor(None, self.disk.close))
-        failure = DeviceClosed("the disk was closed", remedy="open it again")
-        for request in [*self._sent.values(), *self._waiting]:
-            request.fail(failure)
-        self._sent.clear()
-        self._waiting.clear()
+        self._fail_all(DeviceClosed("the disk was closed", remedy="open it again"))
 
     def _stop(self) -> None:
         self._closed = True
@@ -215,10 +211,15 @@ class AsyncDisk:
         self._turn_due = False
         if self._closed:
             return
-        self._send()
-        found = self._reap()
-        if found:
+        try:
             self._send()
+            found = self._reap()
+            if found:
+                self._send()
+        except Exception as error:
+            # Nothing that a device does, so nobody knows what it means: but nobody may wait for ever.
+            self._fail_all(error)
+            raise
         self._empty_looks = 0 if found else self._empty_looks + 1
         if self._sent:
             self._wait()
@@ -232,7 +233,7 @@ class AsyncDisk:
                     self._sent[request.submit()] = request
                 except QueueFull:
                     return
-                except HwloopError as error:
+                except Exception as error:
                     request.fail(error)
             waiting.popleft()
 
@@ -256,8 +257,16 @@ class AsyncDisk:
             return
         try:
             request.future.set_result(request.make(self.disk.complete(token)))
-        except HwloopError as error:
+        except Exception as error:
             request.fail(error)
+
+    def _fail_all(self, error: Exception) -> None:
+        for token in self._sent:
+            self.disk.abandon(token)
+        for request in [*self._sent.values(), *self._waiting]:
+            request.fail(error)
+        self._sent.clear()
+        self._waiting.clear()
 
     def _wait(self) -> None:
         """The device has requests: sleep on its interrupt, or look again, at once or a little later."""
@@ -355,7 +364,7 @@ class _Request:
         self.make = make
         self.future = future
 
-    def fail(self, error: HwloopError) -> None:
+    def fail(self, error: Exception) -> None:
         if not self.future.done():
             self.future.set_exception(error)
 

@@ -11,7 +11,7 @@ from hwloop import session
 from hwloop.device.block import BlockDevice
 from hwloop.device.signature import refuse_data
 from hwloop.door.qemu import QemuPlace
-from hwloop.errors import DeviceError, HwloopError, RefusedError, SetupError, Unsupported
+from hwloop.errors import DeviceError, HwloopError, IoError, RefusedError, SetupError, Unsupported
 from hwloop.owner import Owner
 from hwloop.qtest.qmp import QmpClient
 from hwloop.spec import BlkFeature, Feature
@@ -75,11 +75,14 @@ class DiskUnderTest(Owner):
         ]
 
     def _serial(self) -> str:
-        """A device that has none, or fails to say it, is still to be tested."""
+        """A device that has none, or refuses to say it, is still to be tested; one that is lost by the question is
+        not, and fails the test."""
         try:
             return self.device.device_id()
-        except (Unsupported, DeviceError):
+        except (Unsupported, IoError):
             return ""
+        except DeviceError as error:
+            raise _failure(self.target, error) from None
 
     def _features(self) -> tuple[str, ...]:
         """Those that were negotiated, by the specification's names."""

@@ -261,6 +261,40 @@ def test_a_device_that_is_gone_is_said_to_be_gone(wait: str) -> None:
     run(work)
 
 
+def test_what_no_driver_should_raise_fails_what_is_outstanding_and_reaches_the_loop(
+    wait: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        said: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: said.append(context["exception"]))
+        async with opened(wait) as (disk, device):
+            device.hold = True
+            reads = [disk.read(sector, 512) for sector in range(200)]
+            await until(lambda: bool(device.queues[0].held))
+            with monkeypatch.context() as patched:
+                patched.setattr(disk.disk, "poll", lambda: 1 // 0)
+                found = await asyncio.gather(*reads, return_exceptions=True)
+            assert {type(one) for one in found} == {ZeroDivisionError}
+            assert type(said[0]) is ZeroDivisionError
+            device.hold = False
+            device.release()
+            assert await disk.read(0, 512) == bytes(512)
+
+    run(work)
+
+
+def test_a_request_that_cannot_be_made_fails_alone(wait: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        async with opened(wait) as (disk, _):
+            good, bad = disk.read(0, 512), disk.read(1, 512)
+            submit = disk.disk.submit_read
+            monkeypatch.setattr(disk.disk, "submit_read", lambda sector, length: submit(sector, length // (1 - sector)))
+            found = await asyncio.gather(good, bad, return_exceptions=True)
+            assert [type(one) for one in found] == [bytes, ZeroDivisionError]
+
+    run(work)
+
+
 def test_a_lost_interrupt_or_notification_costs_no_request(wait: str) -> None:
     async def work() -> None:
         async with opened(wait, seconds=2) as (disk, device):
