@@ -80,7 +80,7 @@ check: lint types unit  ## lint, types, and the tests that need no VM: under a m
 # The tests of hostile devices, with a build that is apart from the usual one. Left out: what counts instructions, and what
 # is about the signal that the sanitizer takes for itself.
 asan: build  ## the tests of hostile devices, on extensions that AddressSanitizer and UBSan watch
-	@CFLAGS="-g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined" \
+	@CFLAGS="-g1 -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined" \
 	    $(BIN)/python setup.py -q build_py --build-lib $(ASAN) \
 	    build_ext --build-lib $(ASAN) --build-temp $(ASAN)-objects --parallel 2
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \

@@ -137,7 +137,8 @@ def main() -> None:
         os._exit(work(note, chosen.seed, chosen.seconds))
     wrong = watch(child, note)
     count = note.count()
-    print(f"{count} executions, {count / (time.monotonic() - began):.0f} a second")
+    took, worked = time.monotonic() - began, os.times().children_user + os.times().children_system
+    print(f"{count} executions, {count / took:.0f} a second, {count / worked:.0f} a second of processor time")
     if wrong:
         add_finding(note.data(), wrong)
         sys.exit(f"an input {wrong}; it is in {CORPUS}: {note.data().hex()}")
