@@ -106,7 +106,7 @@ fuzz: build  ## inputs for a device that stores anything anywhere, for SECONDS=6
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 test: check  ## everything: check, the tests on QEMU's own devices, the tests in VMs; then `make tables`
-	$(NOTES) $(BIN)/python -m pytest -q -n $(JOBS) -m qemu tests/contract tests/qemu
+	$(NOTES) $(BIN)/python -m pytest -q -n $(JOBS) -m qemu tests/contract tests/qemu tests/unit/docs
 	$(NOTES) $(BIN)/python -m pytest -v -n 2 --dist loadfile --durations=10 tests/vm
 
 tables:  ## write the tables in README.md and docs/faults.md from the last `make test`
