@@ -9,6 +9,8 @@ PACKAGES = (
     *("python3", "libpython3-stdlib", "libudev1", "libc-bin"),
     # Modules, PCI, file systems, and the device mapper (a disk that is in use by it must be refused).
     *("kmod", "pciutils", "e2fsprogs", "dmsetup"),
+    # The kernel's client of NBD: what we serve becomes a disk of the guest.
+    "nbd-client",
 )
 """The kernel's package comes from the machine's table."""
 
@@ -18,8 +20,8 @@ DEVELOPMENT_PACKAGES = ("libpython3-dev", "libc6-dev", "linux-libc-dev")
 MODULES = (
     *("virtio_pci", "virtio_mmio", "virtio_blk", "virtio_net", "virtio_scsi", "virtio_console", "virtio-rng"),
     *("virtio_balloon", "virtio_input", "vfio-pci", "vfio_iommu_type1", "uio_pci_generic", "iommufd"),
-    *("nvme", "e1000", "e1000e", "xhci-pci", "dm-mod", "loop", "null_blk", "ext4", "overlay"),
-    *("crc32c_generic", "crc32c-intel", "9p", "9pnet_virtio", "qemu_fw_cfg"),
+    *("nvme", "e1000", "e1000e", "xhci-pci", "dm-mod", "loop", "null_blk", "nbd", "ext4"),
+    *("overlay", "crc32c_generic", "crc32c-intel", "9p", "9pnet_virtio", "qemu_fw_cfg"),
 )
 """Kept with everything they depend on; one that this kernel lacks or has built in is passed over."""
 
