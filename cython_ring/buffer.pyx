@@ -3,7 +3,7 @@
 """Memory that a device reaches."""
 
 cimport cython
-from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint64_t, uintptr_t
 
 from cython_ring.errors import RingUsageError
@@ -44,6 +44,19 @@ cdef class DmaBuffer:
 
     def __len__(self):
         return self.length
+
+    def locate(self, view not None):
+        """Where the device finds the bytes of `view`, which is a view of this buffer or of a piece of it. Raises
+        RingUsageError for any other memory."""
+        cdef Py_buffer found
+        cdef uint64_t offset
+        PyObject_GetBuffer(view, &found, PyBUF_SIMPLE)
+        offset = <uint64_t><uintptr_t>found.buf - self.address
+        size = found.len
+        PyBuffer_Release(&found)
+        if self.address == 0 or offset > self.length or <uint64_t>size > self.length - offset:
+            raise RingUsageError(f"{size} bytes are not in {self!r}")
+        return self.device_address + offset
 
     def __repr__(self):
         where = f"at {self.address:#x}, for the device {self.device_address:#x}" if self.address else "closed"

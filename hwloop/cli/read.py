@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import click
 
 from hwloop.cli.common import SIZE, open_disk, progress, target_argument
@@ -20,9 +22,10 @@ def command(target: str, offset: int, length: int, output: str | None, hexdump: 
     Both are bytes, or numbers with k, M, G or T, and need not be whole blocks. Standard output gets the bytes; a
     terminal gets a hex dump.
     """
-    from hwloop.device.stream import check_range, read_range
+    from hwloop.device.stream import check_range, read_views
 
     with open_disk(target) as disk:
         check_range(disk, offset, length)
-        with progress(f"reading {target}", length) as report:
-            pour(read_range(disk, offset, length), offset, output, hexdump, report)
+        views = read_views(disk, offset, length)
+        with progress(f"reading {target}", length) as report, closing(views):
+            pour(views, offset, output, hexdump, report)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterator
 from typing import BinaryIO
 
 import click
@@ -21,8 +20,6 @@ from hwloop.cli.common import (
     target_argument,
 )
 
-_CHUNK = 1 << 20
-
 
 @click.command("write")
 @target_argument
@@ -37,34 +34,34 @@ def command(target: str, offset: int, source: str | None, no_flush: bool, destro
     Where the data is not whole blocks, the rest of the first and the last block keeps what it had. At the end the
     disk is flushed.
     """
-    from hwloop.device.stream import check_range, write_range
+    from hwloop.device.stream import check_range, write_stream
 
     with _source(source) as stream:
         total = _size_of(stream)
         with open_disk(target, destroy=destroy) as disk, progress(f"writing {target}", total) as report:
             check_range(disk, offset, total or 0)
-            chunks = _Chunks(stream)
-            for done in write_range(disk, offset, chunks):
+            counter = _Counter(stream)
+            for done in write_stream(disk, offset, counter.fill):
                 report(done)
             if not no_flush:
                 disk.flush()
     if as_json:
-        print_json({"target": target, "offset": offset, "bytes": chunks.count, "flushed": not no_flush})
+        print_json({"target": target, "offset": offset, "bytes": counter.count, "flushed": not no_flush})
         return
-    click.echo(f"{bytes_text(chunks.count)} written to {target} at {offset}", err=True)
+    click.echo(f"{bytes_text(counter.count)} written to {target} at {offset}", err=True)
 
 
-class _Chunks:
-    """The pieces of a stream; `count` is how many bytes came."""
+class _Counter:
+    """Reads from a stream; `count` is how many bytes came."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self.count = 0
 
-    def __iter__(self) -> Iterator[bytes]:
-        while chunk := self._stream.read(_CHUNK):
-            self.count += len(chunk)
-            yield chunk
+    def fill(self, memory: memoryview) -> int:
+        count = self._stream.readinto(memory)  # type: ignore[attr-defined]
+        self.count += count
+        return int(count)
 
 
 def _source(source: str | None) -> BinaryIO:

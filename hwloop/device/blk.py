@@ -96,6 +96,7 @@ class VirtioBlk(BlkMemory, BlkRanges, BlkZones, BlkCache, BlockDevice):
     ) -> None:
         self._request_seconds = request_seconds
         self._allocated: list[DmaBuffer] = []
+        self._ended: list[DmaBuffer] = []
         self.queues: list[BlkQueue] = []
         super().__init__(transport, hal, wait=wait, options=options)
 
@@ -262,13 +263,20 @@ class VirtioBlk(BlkMemory, BlkRanges, BlkZones, BlkCache, BlockDevice):
         if not self._in_flight.keys() - {token} and self._queue.outstanding:
             raise AlreadyUsed("queue 0 has requests of its own in flight", remedy="reap them first")
         if request.data is not None:
-            request.paddr = self._share(request.data, request.kind)
+            self._share(request)
         if request.answer is not None:
             request.answer_paddr = self.hal.share(request.answer, BufferDirection.DeviceToDriver)
             request.length = len(request.answer)
         if request.kind == RequestType.IN and request.data is not None:
             request.length = len(request.data)
         self._add(request, token)
+
+    def _share(self, request: Request) -> PhysAddr:
+        place = self._place_of(request.data)
+        if place is None:
+            return super()._share(request)
+        request.paddr, request.in_place = PhysAddr(place), True
+        return request.paddr
 
     def _add(self, request: Request, token: int) -> None:
         """Send a request that has its memory. What the doorbell says comes up in `_make_available`: the request is in

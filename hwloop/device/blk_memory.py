@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from cython_ring import DmaBuffer, RingUsageError
@@ -11,6 +12,8 @@ from hwloop.errors import DeviceClosed, InvalidParam
 from hwloop.hal.base import BufferDirection, Dma, pages_for
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from hwloop.device.blk_queue import BlkQueue
 
 
@@ -19,6 +22,7 @@ class BlkMemory(Device):
 
     queues: list[BlkQueue]
     _allocated: list[DmaBuffer]
+    _ended: list[DmaBuffer]
 
     def alloc(self, size: int) -> DmaBuffer:
         """Zeroed memory of `size` bytes, in whole pages of its own, that the device reads and writes in place.
@@ -37,6 +41,32 @@ class BlkMemory(Device):
         self._allocated.append(buffer)
         return buffer
 
+    @contextmanager
+    def transfer_memory(self, size: int) -> Iterator[Buffer]:
+        """Memory of `alloc` for requests of a long transfer. What requests still have at the end of the `with` block is
+        given back by the next transfer, or with the disk."""
+        self._close_transfers()
+        buffer = self.alloc(size)
+        try:
+            yield buffer
+        finally:
+            self._close_transfers(buffer)
+
+    def _close_transfers(self, *ended: DmaBuffer) -> None:
+        self._ended += ended
+        for buffer in self._ended:
+            with suppress(RingUsageError):
+                buffer.close()
+        self._ended = [buffer for buffer in self._ended if not buffer.closed]
+
+    def _place_of(self, data: Buffer | None) -> int | None:
+        """Where the device finds a view of memory of `alloc`; None for other memory."""
+        if not isinstance(data, memoryview) or not isinstance(data.obj, DmaBuffer):
+            return None
+        buffer = data.obj
+        # Another disk's is at addresses that mean something else to this one.
+        return buffer.locate(data) if any(known is buffer for known in self._allocated) else None
+
     def _tear_down(self) -> None:
         try:
             self._take_back()
@@ -46,6 +76,7 @@ class BlkMemory(Device):
     def _take_back(self) -> None:
         """After the last reset. What is in flight never completes; memory that somebody still looks at stays for ever,
         since the next mapping at its address would show through."""
+        self._abandon_requests()
         for queue in self.queues if self._silent else []:
             with suppress(RingUsageError):
                 queue.reset()

@@ -38,7 +38,8 @@ _HARMLESS = {
 class Request:
     """One request in flight.
 
-    `data` is the caller's buffer (or ours), shared at `paddr`; `slot` which of the driver's slots it has, if any;
+    `data` is the caller's buffer, or a bytearray of ours, shared at `paddr`; `in_place` when the device has reached it
+    there all the time. `slot` is which of the driver's slots it has, if any;
     `length` what of the data the device must have written for the request to be whole. `answer`, shared at
     `answer_paddr`, is what the device writes besides, in front of the status (VIRTIO 1.4, 5.2.6: append_sector).
     `listed` requests are those that `poll` tells of; nobody asks for the result of one that is not `wanted`. One that
@@ -50,6 +51,7 @@ class Request:
     data: bytearray | memoryview | bytes | None = None
     slot: int | None = None
     paddr: PhysAddr | None = None
+    in_place: bool = False
     length: int = 0
     answer: bytearray | None = None
     answer_paddr: PhysAddr | None = None

@@ -7,6 +7,7 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hwloop.deadline import REQUEST_SECONDS, Deadline
@@ -102,6 +103,11 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
         """The names of the features that were negotiated, in the order of their bits."""
         return ()
 
+    @contextmanager
+    def transfer_memory(self, size: int) -> Iterator[Buffer]:
+        """Writable memory of `size` bytes for requests of a long transfer: in place, where the driver can."""
+        yield bytearray(size)
+
     def end_of_piece(self, position: int, end: int) -> int:
         """Where a request that begins at byte `position` has to end, at `end` at the latest: long transfers are split
         there."""
@@ -157,8 +163,18 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
         self._check_range(sector, length, errno.EINVAL)
         return self._submit(RequestType.IN, sector, bytearray(length))
 
+    def submit_read_into(self, sector: int, buffer: Buffer) -> int:
+        """As `submit_read`, into a writable buffer: it is filled once the request has completed, and `complete` gives
+        b"". Memory of `alloc` is read into in place; leave it alone until then."""
+        view = memoryview(buffer).cast("B")
+        if view.readonly:
+            raise InvalidParam("the buffer to read into cannot be written", remedy="give a bytearray")
+        self._check_range(sector, view.nbytes, errno.EINVAL)
+        return self._submit(RequestType.IN, sector, view)
+
     def submit_write(self, sector: int, data: Buffer) -> int:
-        """Start a write of at most `max_transfer()` bytes, which are copied at once; returns its token."""
+        """Start a write of at most `max_transfer()` bytes, which are copied at once; returns its token. Memory of
+        `alloc` is written in place: leave it alone until the request has completed."""
         view = memoryview(data).cast("B")
         self._check_writable()
         self._check_range(sector, view.nbytes, errno.ENOSPC)
@@ -191,7 +207,7 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
         if request.error is not None:
             raise request.error
         is_answer = DIRECTIONS.get(request.kind) is BufferDirection.DeviceToDriver
-        return bytes(request.data) if is_answer and request.data else b""
+        return bytes(request.data) if is_answer and isinstance(request.data, bytearray) else b""
 
     def wait(self, token: int, seconds: float | None = None) -> bytes:
         """Wait for a request and take its result, as `complete`.
@@ -392,8 +408,11 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
             self._give_up(error)
             raise error from failure
 
-    def _share(self, data: Buffer, kind: RequestType) -> PhysAddr:
-        return self.hal.share(data, DIRECTIONS[kind])
+    def _share(self, request: Request) -> PhysAddr:
+        """Let the device reach the data of a request, which has some."""
+        assert request.data is not None
+        request.paddr = self.hal.share(request.data, DIRECTIONS[request.kind])
+        return request.paddr
 
     def _run(
         self,
@@ -458,7 +477,10 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
 
     def _release(self, request: Request, *, copy: bool) -> None:
         """End the sharing of a request's buffers."""
-        if request.paddr is not None and request.data is not None:
+        if request.in_place:
+            # Nobody but the caller has it any more, who may close it.
+            request.data = None
+        elif request.paddr is not None and request.data is not None:
             direction = DIRECTIONS[request.kind] if copy else BufferDirection.DriverToDevice
             self.hal.unshare(request.paddr, request.data, direction)
         if request.answer_paddr is not None and request.answer is not None:

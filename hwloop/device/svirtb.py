@@ -163,9 +163,9 @@ class SvirtbBlk(BlockDevice):
         """Write the entry. The device does not look at it before the doorbell, so its bytes may be stored in any
         order; the doorbell is a register write, and that orders them before it."""
         assert request.data is not None, "flushes are not sent"
-        request.paddr = self._share(request.data, request.kind)
+        paddr = self._share(request)
         sector = request.sector * SECTOR_SIZE // self._block_size
-        entry = VirtQueueEntry(request.paddr, len(request.data), sector, _COMMANDS[request.kind])
+        entry = VirtQueueEntry(paddr, len(request.data), sector, _COMMANDS[request.kind])
         at = self._added % self._queue_size * ENTRY_BYTES
         self._ring.view[at : at + ENTRY_BYTES] = entry.format()
         self._added += 1

@@ -78,8 +78,11 @@ def copy(
     start, digests = monotonic(), _Digests(job.verify)
     try:
         for piece in _pieces(source, job):
-            _put(sink, piece, job, outcome)
-            digests.add(piece)
+            try:
+                _put(sink, piece, job, outcome)
+                digests.add(piece)
+            finally:
+                piece.release()
             outcome.length += piece.length
             report(outcome.length)
     except InvalidParam:
@@ -137,5 +140,5 @@ def _verify(sink: Sink, digests: _Digests) -> None:
                 )
 
 
-def _digest(data: bytes) -> bytes:
+def _digest(data: bytes | memoryview) -> bytes:
     return blake2b(data, digest_size=16).digest()

@@ -15,11 +15,12 @@ _ZEROS = bytes(PIECE_BYTES)
 
 @dataclass(frozen=True)
 class Piece:
-    """`length` bytes from `offset` on; `data` None: they are all zero."""
+    """`length` bytes from `offset` on; `data` None: they are all zero. A view is of memory that is used again: it is
+    there until the source is asked for the next piece, and is to be released before the source is closed."""
 
     offset: int
     length: int
-    data: bytes | None
+    data: bytes | memoryview | None
 
     @property
     def end(self) -> int:
@@ -29,14 +30,19 @@ class Piece:
     @property
     def content(self) -> bytes:
         """Its bytes; not for a piece of zeros that may be long."""
-        return self.data if self.data is not None else bytes(self.length)
+        return bytes(self.data) if self.data is not None else bytes(self.length)
+
+    def release(self) -> None:
+        """The bytes are not looked at any more."""
+        if isinstance(self.data, memoryview):
+            self.data.release()
 
     def moved(self, distance: int) -> Piece:
         """The same bytes at another place."""
         return Piece(self.offset + distance, self.length, self.data)
 
 
-def is_zero(data: bytes) -> bool:
+def is_zero(data: bytes | memoryview) -> bool:
     """Whether there is nothing but zeros."""
     return all(_ZEROS.startswith(data[at : at + PIECE_BYTES]) for at in range(0, len(data), PIECE_BYTES))
 
@@ -50,7 +56,7 @@ def find_zeros(pieces: Iterable[Piece], grain: int = GRAIN_BYTES) -> Iterator[Pi
             yield from _split(piece.offset, piece.data, grain)
 
 
-def _split(offset: int, data: bytes, grain: int) -> Iterator[Piece]:
+def _split(offset: int, data: bytes | memoryview, grain: int) -> Iterator[Piece]:
     start, was_zero = 0, is_zero(data[:grain])
     for at in range(grain, len(data), grain):
         zero = is_zero(data[at : at + grain])
@@ -60,5 +66,5 @@ def _split(offset: int, data: bytes, grain: int) -> Iterator[Piece]:
     yield _piece(offset, data, start, len(data), was_zero)
 
 
-def _piece(offset: int, data: bytes, start: int, end: int, zero: bool) -> Piece:
+def _piece(offset: int, data: bytes | memoryview, start: int, end: int, zero: bool) -> Piece:
     return Piece(offset + start, end - start, None if zero else data[start:end])

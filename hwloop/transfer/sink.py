@@ -38,7 +38,7 @@ class Sink(Owner):
         """From here on something is changed: it is called once the sizes are known to fit."""
 
     @abstractmethod
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: bytes | memoryview) -> None:
         """Take bytes."""
 
     @abstractmethod
@@ -79,10 +79,10 @@ class DiskSink(Sink):
     def size(self) -> int:
         return self.disk.size()
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: bytes | memoryview) -> None:
         # What fits is written, and then the error says what did not.
         room = max(0, self.size() - offset)
-        self._writer.write(offset, data[:room])
+        self._writer.write(offset, data if len(data) <= room else bytes(data[:room]))
         if len(data) > room:
             self._writer.finish()
             check_range(self.disk, offset, len(data))
@@ -141,11 +141,10 @@ class FileSink(Sink):
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if self._fresh else 0)
         self._descriptor = self._do(os.open, self.name, flags, 0o666)
 
-    def write(self, offset: int, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            count = self._do(os.pwrite, self._descriptor, view, offset)
-            view, offset = view[count:], offset + count
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        count = self._do(os.pwrite, self._descriptor, data, offset)
+        while count < len(data):
+            count += self._do(os.pwrite, self._descriptor, bytes(data[count:]), offset + count)
 
     def zero(self, offset: int, length: int) -> None:
         if not self._fresh and not self._do(_punch_hole, self._descriptor, offset, length):
@@ -180,7 +179,7 @@ class StreamSink(Sink):
         self._stream = stream
         self.name = name
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: bytes | memoryview) -> None:
         self._do(self._stream.write, data)
 
     def zero(self, offset: int, length: int) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from hwloop.device.block import BlockDevice
-from hwloop.device.stream import check_range, read_range
+from hwloop.device.stream import check_range, read_views
 from hwloop.errors import InvalidParam, SetupError
 from hwloop.owner import Owner
 from hwloop.transfer.piece import PIECE_BYTES, Piece
@@ -43,9 +43,10 @@ class DiskSource(Source):
     def pieces(self, offset: int, length: int | None) -> Iterator[Piece]:
         length = self.size() - offset if length is None else length
         check_range(self.disk, offset, length)
-        for chunk in read_range(self.disk, offset, length):
-            yield Piece(offset, len(chunk), chunk)
-            offset += len(chunk)
+        for view in read_views(self.disk, offset, length):
+            count = len(view)
+            yield Piece(offset, count, view)
+            offset += count
 
     def close(self) -> None:
         self.disk.close()
@@ -84,15 +85,16 @@ class FileSource(Source):
             return offset if whence == os.SEEK_DATA else end
 
     def _data(self, offset: int, end: int) -> Iterator[Piece]:
+        memory = memoryview(bytearray(min(PIECE_BYTES, end - offset)))
         while offset < end:
             try:
-                data = os.pread(self._descriptor, min(PIECE_BYTES, end - offset), offset)
+                count = os.preadv(self._descriptor, [memory[: end - offset]], offset)
             except OSError as error:
                 raise SetupError.refused(f"cannot read {self.name}", error) from error
-            if not data:
+            if not count:
                 raise InvalidParam(f"{self.name} became shorter while it was read: it ends at {offset}")
-            yield Piece(offset, len(data), data)
-            offset += len(data)
+            yield Piece(offset, count, memory[:count])
+            offset += count
 
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1

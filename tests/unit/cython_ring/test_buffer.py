@@ -91,3 +91,14 @@ def test_an_engine_says_what_requests_in_flight_may_touch() -> None:
     assert not engine.uses(0, 1 << 40)
     loop.driver.close()
     assert not engine.uses(0, 1 << 40)
+
+
+def test_a_view_is_found_where_the_device_sees_it() -> None:
+    memory = bytearray(64)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    buffer = DmaBuffer(address, 0x5000, 32, owner=memory)
+    view = memoryview(buffer)
+    assert (buffer.locate(view), buffer.locate(view[7:9]), buffer.locate(view[32:])) == (0x5000, 0x5007, 0x5020)
+    for other in (memoryview(memory)[30:34], memoryview(bytes(4))):
+        with pytest.raises(RingUsageError, match="bytes are not in"):
+            buffer.locate(other)

@@ -76,3 +76,74 @@ def test_sizes_and_disks_that_cannot_be_are_refused() -> None:
     with pytest.raises(DeviceClosed):
         disk.alloc(512)
     assert hal.leaks() == []
+
+
+# --- The disk's own requests ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_calls_of_the_disk_read_and_write_it_in_place(packed: bool) -> None:
+    disk, device, hal = disk_of(packed)
+    hal.share = hal.unshare = None  # type: ignore[method-assign, assignment]
+    with disk, disk.alloc(4096) as buffer, memoryview(buffer) as view:
+        view[512:1024] = b"w" * 512
+        disk.write(4, view[512:1024])
+        assert device.data[2048:2560] == b"w" * 512
+        token = disk.submit_read_into(4, view[1024:1536])
+        assert disk.wait(token) == b""
+        disk.read_into(4, view[:512])
+        assert bytes(view[:512]) == bytes(view[1024:1536]) == b"w" * 512
+    assert hal.leaks() == []
+
+
+def test_a_request_in_flight_keeps_it_from_being_closed_and_one_that_ended_does_not() -> None:
+    disk, device, hal = disk_of()
+    with disk:
+        device.hold = True
+        buffer = disk.alloc(4096)
+        token = disk.submit_read_into(0, memoryview(buffer)[:512])
+        with pytest.raises(RingUsageError):
+            buffer.close()
+        device.release()
+        disk.wait(token)
+        buffer.close()
+        token = disk.submit_read_into(0, memoryview(disk.alloc(512)))
+        device.hold = True
+    assert hal.leaks() == []
+
+
+def test_memory_of_another_disk_is_copied() -> None:
+    first, _, _ = disk_of()
+    second, device, _ = disk_of()
+    device.data[:512] = b"x" * 512
+    with first, second, first.alloc(512) as buffer:
+        second.read_into(0, buffer)
+        assert bytes(buffer) == b"x" * 512
+
+
+def test_what_is_read_into_other_memory_is_there_once_it_has_completed() -> None:
+    disk, device, hal = disk_of()
+    device.data[:512] = b"x" * 512
+    with disk:
+        into = bytearray(512)
+        assert disk.wait(disk.submit_read_into(0, into)) == b""
+        assert into == b"x" * 512
+        with pytest.raises(InvalidParam, match="cannot be written"):
+            disk.submit_read_into(0, bytes(512))
+    assert hal.leaks() == []
+
+
+def test_memory_that_a_transfer_leaves_with_a_request_comes_back_with_the_next_transfer() -> None:
+    disk, device, hal = disk_of()
+    with disk:
+        before = hal.leaks()
+        device.hold = True
+        with disk.transfer_memory(4096) as memory:
+            token = disk.submit_read_into(0, memoryview(memory))
+        assert hal.leaks() != before
+        device.release()
+        disk.wait(token)
+        with disk.transfer_memory(4096):
+            pass
+        assert hal.leaks() == before
+    assert hal.leaks() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from hwloop.device.blk import VirtioBlk
 from hwloop.device.blk_protocol import RequestType
 from hwloop.device.fake_blk import FakeBlk
-from hwloop.device.stream import read_range, write_range
+from hwloop.device.stream import read_range, read_views, write_range, write_stream
 from hwloop.errors import InvalidParam, IoError, ReadOnlyDisk
 from hwloop.hal.fake import FakeHal
 from hwloop.spec import BlkFeature
@@ -196,3 +197,64 @@ def test_memory_stays_constant_over_a_long_stream() -> None:
     with disk_of(size=4 << 20) as (disk, _):
         sizes = {len(chunk) for chunk in read_range(disk, 0, 4 << 20)}
         assert sizes == {disk.max_transfer()}
+
+
+# --- Without a copy ---------------------------------------------------------------------------------------------------
+
+
+def test_views_are_the_bytes_until_the_next_one_is_asked_for() -> None:
+    with disk_of(size_max=4096, seg_max=1) as (disk, device):
+        seen, last = b"", None
+        for view in read_views(disk, 100, SIZE - 200):
+            assert last is None or _is_released(last)
+            seen, last = seen + bytes(view), view
+        assert seen == device.data[100:-100]
+
+
+def _is_released(view: memoryview) -> bool:
+    try:
+        return len(view) < 0
+    except ValueError:
+        return True
+
+
+def test_a_reader_of_views_that_stops_early_leaves_no_memory_behind() -> None:
+    with disk_of(size_max=512, seg_max=1) as (disk, _):
+        for _ in range(3):
+            views = read_views(disk, 0, SIZE)
+            next(views)
+            views.close()
+        assert disk._in_flight == disk._done == {}
+        assert disk._ended == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(shape=_shapes, offset=_offsets, length=st.integers(0, SIZE), step=st.integers(1, 9000))
+@example(shape={"block_size": 4096}, offset=5, length=0, step=1)
+def test_a_stream_that_fills_the_memory_itself_changes_exactly_its_range(
+    shape: dict[str, int], offset: int, length: int, step: int
+) -> None:
+    length = min(length, SIZE - offset)
+    source = io.BytesIO(b"\xa5" * length)
+    with disk_of(**shape) as (disk, device):
+        model = bytearray(device.data)
+        model[offset : offset + length] = b"\xa5" * length
+        progress = list(write_stream(disk, offset, lambda memory: source.readinto(memory[:step])))
+        assert device.data == model
+        assert progress == sorted(progress)
+        assert (progress[-1] if progress else 0) == length
+
+
+def test_a_stream_that_is_too_long_fills_the_disk_before_it_is_an_error() -> None:
+    source = io.BytesIO(b"x" * 9000)
+    with disk_of() as (disk, device):
+        with pytest.raises(InvalidParam, match=f"at {SIZE} are not on the disk"):
+            list(write_stream(disk, SIZE - 8192, source.readinto))
+        assert device.data[-8192:] == b"x" * 8192
+        assert disk._in_flight == disk._done == {}
+
+
+def test_a_write_that_is_refused_keeps_no_memory() -> None:
+    """`disk_of` looks whether all memory came back."""
+    with disk_of(features=MODERN | BlkFeature.RO) as (disk, _), pytest.raises(ReadOnlyDisk):
+        list(write_stream(disk, 0, io.BytesIO(bytes(4096)).readinto))
