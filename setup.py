@@ -8,7 +8,7 @@ from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
 PACKAGES_WITH_CYTHON = ("cython_ring", "mmio", "hwloop")
-# What the environment says comes first on the command line, so ours would win: builds with a sanitizer choose their own.
+# What the environment says comes first on the command line, so ours would win: builds with a sanitizer choose theirs.
 OPTIMISE = [] if "-O" in os.environ.get("CFLAGS", "") else ["-O2"]
 
 
