@@ -235,5 +235,6 @@ cdef class Ring:
     cdef bint poll(self, uint64_t until, uint64_t spin_until, uint64_t *nap) noexcept nogil
     cdef bint wait_until(self, uint64_t deadline, uint64_t spin_until) except -1
     cdef list outstanding_heads(self)
+    cdef list parts_of(self, uint16_t head)
     cdef dict dump_chain(self, uint16_t head)
     cdef list dump_table(self, uint16_t head)

@@ -364,6 +364,33 @@ cdef class Ring:
         heads = [(self.state.heads[i].sequence, i) for i in range(self.state.size) if self.state.heads[i].count]
         return [head for _, head in sorted(heads)]
 
+    def published_since(self, uint64_t number):
+        """The outstanding chains that the device was shown, from chain `number` on (the first of all is 0), oldest first.
+
+        Each as (number, head, parts), a part as (address, length, flags): what we wrote into the ring, whatever the
+        device has written over it. Reads only.
+        """
+        cdef RingState *s = &self.state
+        cdef uint64_t at = max(number, s.added - min(s.added, <uint64_t>s.size))
+        found = []
+        while at < s.published:
+            head = s.order[at & s.order_mask]
+            if s.heads[head].count and s.heads[head].sequence == at:
+                found.append((at, head, self.parts_of(head)))
+            at += 1
+        return found
+
+    cdef list parts_of(self, uint16_t head):
+        """The descriptors of an outstanding chain, as we wrote them."""
+        cdef RingState *s = &self.state
+        cdef uint16_t index = head
+        cdef uint32_t i
+        parts = []
+        for i in range(s.heads[head].count):
+            parts.append((s.shadow[index].address, s.shadow[index].length, s.shadow[index].flags))
+            index = s.shadow[index].next
+        return parts
+
     def dump(self):
         """Both sides of the ring, for a human: private state, and next to it the shared values ("shared", None once closed).
 
@@ -395,6 +422,7 @@ cdef class Ring:
                 "address": s.shadow[index].address,
                 "length": s.shadow[index].length,
                 "writable": bool(s.shadow[index].flags & DESC_WRITE),
+                "indirect": bool(s.shadow[index].flags & DESC_INDIRECT),
                 "shared": self.format_dump_descriptor(index) if s.desc != NULL else None,
             })
             index = s.shadow[index].next

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +12,13 @@ import click
 from hwloop.cli.common import json_option, open_any, print_json, target_argument
 
 if TYPE_CHECKING:
-    from hwloop.device.base import Device
     from hwloop.device.block import BlockDevice
+    from hwloop.hal.base import Hal
 
+_WRITE, _BOTH = 2, 1 << 7 | 1 << 15
+"""DESC_F_WRITE; and AVAIL and USED of a packed ring."""
 _FLAGS = {1: "NEXT", 2: "WRITE", 4: "INDIRECT", 1 << 7: "AVAIL", 1 << 15: "USED"}
+_TABLE_ENTRY = struct.Struct("<QIHH")
 _EVENT_FLAGS = {0: "enabled", 1: "disabled", 2: "at a certain descriptor"}
 
 
@@ -34,7 +39,9 @@ def command(target: str, request: str, as_json: bool) -> None:
 
     with open_any(target) as device:
         token = _start(device, request) if isinstance(device, BlockDevice) else None
-        dumps = [{"index": queue.index, **_plain(queue.ring.dump())} for queue in _virtqueues(device)]
+        dumps = [{"index": queue.index, **_plain(queue.ring.dump())} for queue in device.virtqueues]
+        for chain in (chain for dump in dumps for chain in dump["outstanding"]):
+            _add_table(chain, device.hal)
         if token is not None and isinstance(device, BlockDevice):
             device.wait(token)
     if as_json:
@@ -45,8 +52,14 @@ def command(target: str, request: str, as_json: bool) -> None:
             click.echo(line)
 
 
-def _virtqueues(device: Device) -> list[Any]:
-    return list(getattr(device, "virtqueues", None) or device.virtqueues)
+def _add_table(chain: dict[str, Any], hal: Hal) -> None:
+    """The indirect table of a chain, as its memory has it now: each entry's address, length and two more fields."""
+    first = chain["descriptors"][0]
+    find = getattr(hal, "vaddr_of", None)
+    if not first["indirect"] or chain.get("table") or find is None:
+        return
+    table = ctypes.string_at(find(first["address"]), first["length"])
+    chain["table"] = [list(entry) for entry in _TABLE_ENTRY.iter_unpack(table)]
 
 
 def _start(disk: BlockDevice, request: str) -> int | None:
@@ -122,6 +135,10 @@ def _packed_lines(dump: dict[str, Any]) -> Iterator[str]:
         yield f"  {key:14} {flags:5}  {whose} are {state}{f' {place & 0x7FFF}' if flags & 3 == 2 else ''}"
     address, length, buffer_id, flags = shared["at_next_used"]
     yield f"  at next_used   {address:#x}, {length} bytes, id {buffer_id}, flags {_flag_names(flags)}"
+    if flags & _BOTH == (_BOTH if dump["next_used"][1] else 0):
+        yield f"  used           buffer {buffer_id}: the device wrote {length} bytes; it waits to be taken by us"
+    else:
+        yield "  used           nothing that waits to be taken: AVAIL and USED would both be as the wrap counter"
 
 
 def _chain_lines(chain: dict[str, Any], ring_format: str) -> Iterator[str]:
@@ -129,12 +146,15 @@ def _chain_lines(chain: dict[str, Any], ring_format: str) -> Iterator[str]:
     yield f"  buffer {chain['head']}, {state}"
     for descriptor in chain["descriptors"]:
         yield f"    {_descriptor(descriptor, ring_format)}"
-    for address, length, *_ in chain.get("table") or ():
-        yield f"      table entry {address:#x}, {length} bytes"
+    for address, length, *rest in chain.get("table") or ():
+        who = "the device writes" if rest[ring_format == "packed"] & _WRITE else "the device reads"
+        yield f"      table entry  {address:#014x}  {length:7} bytes  {who}"
 
 
 def _descriptor(descriptor: dict[str, Any], ring_format: str) -> str:
     who = "the device writes" if descriptor["writable"] else "the device reads"
+    if descriptor.get("indirect"):
+        who = "a table of descriptors"
     text = f"desc {descriptor['index']:3}  {descriptor['address']:#014x}  {descriptor['length']:7} bytes  {who}"
     shared = descriptor["shared"]
     if not shared:

@@ -1,13 +1,14 @@
 """A recorded device, with no device there: `replay:blk.rec`. What the driver does has to be what it did then.
 
-A recording is made of any target: `qemu:disk.img?filter=record:blk.rec`.
+A recording is made of any target: `qemu:disk.img?filter=record:blk.rec`. Options of queues, such as `packed`, have to
+be those that it was made with.
 """
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 
-from hwloop.door.base import Opened, Place, check_options
+from hwloop.door.base import QUEUE_OPTIONS, Opened, Place, check_options
 from hwloop.errors import SetupError
 from hwloop.filter.file import Trace
 from hwloop.filter.replay import ReplayHal, ReplayTransport, Script
@@ -16,7 +17,7 @@ from hwloop.spec import DeviceType
 from hwloop.target import Target
 from udev import Sysfs
 
-OPTIONS = {"wait": ("poll", "irq")}
+OPTIONS = {"wait": ("poll", "irq")} | QUEUE_OPTIONS
 
 
 class ReplayPlace(Place):

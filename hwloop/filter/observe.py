@@ -75,10 +75,11 @@ class ObservedTransport(TransportFilter):
         watch.event(Kind.QUEUE_DESC, queue=queue, value=descriptors)
         watch.event(Kind.QUEUE_DRIVER, queue=queue, value=driver_area)
         watch.event(Kind.QUEUE_DEVICE, queue=queue, value=device_area)
+        in_order = bool(self.inner.negotiated & Feature.IN_ORDER)
         if self.inner.negotiated & Feature.RING_PACKED:
-            watch.lose(queue, "it is a packed ring, whose requests are not traced")
+            watch.follow_packed(queue, size, descriptors, in_order=in_order)
         else:
-            watch.follow(queue, size, descriptors, driver_area, device_area)
+            watch.follow(queue, size, descriptors, driver_area, device_area, in_order=in_order)
         self._write(
             Kind.QUEUE_SIZE,
             lambda: self.inner.queue_set(queue, size, descriptors, driver_area, device_area),
@@ -131,7 +132,9 @@ class ObservedTransport(TransportFilter):
         self._write(Kind.DMA_OFF, self.inner.stop_dma)
 
     def watch_queue(self, queue: Q) -> Q:
-        return cast(Q, WatchedQueue(self.inner.watch_queue(queue), self._watch))
+        found = self.inner.watch_queue(queue)
+        self._watch.found(found.index, found.ring)  # type: ignore[attr-defined]
+        return cast(Q, WatchedQueue(found, self._watch))
 
     def close(self) -> None:
         self._write(Kind.CLOSE, self.inner.close)

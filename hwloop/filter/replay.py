@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from typing import Any, NoReturn, Self, TypeVar, cast
 
-from cython_ring import Chain, DeviceSideSplit
+from cython_ring import Chain, DeviceSidePacked, DeviceSideSplit
 from hwloop import errors
 from hwloop.errors import DriverError, HwloopError
 from hwloop.filter.base import Filter
@@ -124,7 +124,7 @@ class ReplayTransport(Transport):
         self.fixed_queue_size = script.device["fixed_queue_size"]
         self.completed = 0
         self._hal = hal
-        self._rings: dict[int, DeviceSideSplit] = {}
+        self._rings: dict[int, DeviceSideSplit | DeviceSidePacked] = {}
 
     def device_type(self) -> DeviceType:
         return DeviceType(self.script.device["type"])
@@ -162,10 +162,24 @@ class ReplayTransport(Transport):
         self, queue: int, size: int, descriptors: PhysAddr, driver_area: PhysAddr, device_area: PhysAddr
     ) -> None:
         self.script.expect(Kind.QUEUE_SIZE, queue=queue, value=size)
+        packed = bool(self.negotiated & Feature.RING_PACKED)
+        make = self._packed_ring if packed else self._split_ring
+        self._rings[queue] = make(size, descriptors, driver_area, device_area)
+
+    def _split_ring(self, size: int, desc: PhysAddr, driver: PhysAddr, device: PhysAddr) -> DeviceSideSplit:
         find, negotiated = self._hal.translate, self.negotiated
-        self._rings[queue] = DeviceSideSplit(
-            size, find(descriptors, 16 * size, False), find(driver_area, 6 + 2 * size, False),
-            find(device_area, 6 + 8 * size, True), translate=find, owner=self._hal,
+        return DeviceSideSplit(
+            size, find(desc, 16 * size, False), find(driver, 6 + 2 * size, False), find(device, 6 + 8 * size, True),
+            translate=find, owner=self._hal,
+            event_idx=bool(negotiated & Feature.EVENT_IDX), indirect=bool(negotiated & Feature.INDIRECT_DESC),
+            in_order=bool(negotiated & Feature.IN_ORDER),
+        )  # fmt: skip
+
+    def _packed_ring(self, size: int, desc: PhysAddr, driver: PhysAddr, device: PhysAddr) -> DeviceSidePacked:
+        find, negotiated = self._hal.translate, self.negotiated
+        return DeviceSidePacked(
+            size, find(desc, 16 * size, True), find(driver, 4, False), find(device, 4, True),
+            translate=find, owner=self._hal,
             event_idx=bool(negotiated & Feature.EVENT_IDX), indirect=bool(negotiated & Feature.INDIRECT_DESC),
             in_order=bool(negotiated & Feature.IN_ORDER),
         )  # fmt: skip

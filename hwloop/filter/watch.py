@@ -8,12 +8,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from cython_ring import Ring
 from hwloop.errors import DmaError
 from hwloop.filter.event import NO_STATUS, Event, Kind
 from hwloop.filter.file import TraceFile
-from hwloop.filter.tap import Chain, Part, RingLost, SplitTap
+from hwloop.filter.tap import Chain, PackedTap, Part, RingLost, RingTap, SplitTap
 from hwloop.spec import DeviceType
 
 LAST_EVENTS = 64
@@ -34,7 +36,8 @@ class Watch:
         self._file = file
         self._data = data
         self._lock = threading.RLock()
-        self._taps: dict[int, SplitTap] = {}
+        self._taps: dict[int, RingTap] = {}
+        self._rings: dict[int, Ring] = {}
         self._held: dict[tuple[int, int], Chain] = {}
 
     def event(
@@ -55,20 +58,28 @@ class Watch:
 
     # --- Rings --------------------------------------------------------------------------------------------------------
 
-    def follow(self, queue: int, size: int, desc: int, avail: int, used: int) -> None:
+    def follow(self, queue: int, size: int, desc: int, avail: int, used: int, *, in_order: bool = False) -> None:
         """Look at a split ring from now on, where its memory can be found."""
+        self._follow(queue, lambda find: SplitTap(size, desc, avail, used, find, in_order=in_order))
+
+    def follow_packed(self, queue: int, size: int, desc: int, *, in_order: bool = False) -> None:
+        """Look at a packed ring from now on, once the driver's side of it is known (`found`)."""
+        if queue not in self._taps:
+            ring = partial(self._rings.get, queue)
+            self._follow(queue, lambda find: PackedTap(size, desc, find, ring, in_order=in_order))
+
+    def found(self, queue: int, ring: Ring) -> None:
+        """This is the driver's side of a queue."""
+        self._rings[queue] = ring
+
+    def _follow(self, queue: int, make: Callable[[Callable[[int], int]], RingTap]) -> None:
         with self._lock:
             if self.find is None:
                 return self._lose(queue, "its memory is out of reach")
             try:
-                self._taps[queue] = SplitTap(size, desc, avail, used, self.find)
+                self._taps[queue] = make(self.find)
             except DmaError as error:
                 self._lose(queue, error.problem)
-
-    def lose(self, queue: int, why: str) -> None:
-        """The ring cannot be followed; the trace says so."""
-        with self._lock:
-            self._lose(queue, why)
 
     def _lose(self, queue: int, why: str) -> None:
         self._taps.pop(queue, None)

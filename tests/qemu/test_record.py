@@ -12,6 +12,8 @@ from hwloop.filter.event import Kind
 from hwloop.filter.file import Trace
 from hwloop.filter.replay import Departed
 
+DRIVERS = ("wait=irq", "packed=on")
+"""Options that are the driver's, and so the player's too."""
 DATA = bytes(range(256)) * 6
 
 
@@ -24,15 +26,15 @@ def use(target: str, sector: int = 3) -> list[bytes]:
         return [disk.wait(token) for token in tokens]
 
 
-@pytest.mark.parametrize("options", ["", "legacy=on", "machine=microvm", "machine=microvm&mmio-version=1", "wait=irq"])
+@pytest.mark.parametrize("options", ["", "legacy=on", "machine=microvm", "machine=microvm&mmio-version=1", *DRIVERS])
 def test_what_was_recorded_is_played_back_with_no_device(image: Path, tmp_path: Path, options: str) -> None:
     path = tmp_path / "blk.rec"
     recorded = use(f"qemu:{image}?filter=record:{path}{'&' + options if options else ''}")
     assert b"".join(recorded[3:]) == DATA
     image.unlink()
-    assert use(f"replay:{path}{'?wait=irq' if options == 'wait=irq' else ''}") == recorded
+    assert use(f"replay:{path}{'?' + options if options in DRIVERS else ''}") == recorded
     with pytest.raises(Departed, match="the driver departs from the recording"):
-        use(f"replay:{path}", sector=4)
+        use(f"replay:{path}{'?' + options if options in DRIVERS else ''}", sector=4)
 
 
 def test_each_register_access_is_in_a_trace(image: Path, tmp_path: Path) -> None:

@@ -86,8 +86,20 @@ def test_a_packed_ring_has_wrap_counters() -> None:
     for words in (
         "queue 1: packed ring of 8", "wrap 1", "our interrupts are disabled", "at a certain descriptor 5",
         "id 7, flags WRITE AVAIL USED",
+        "nothing that waits to be taken",
     ):  # fmt: skip
         assert words in text
+
+
+@pytest.mark.parametrize("packed", ["off", "on"])
+@pytest.mark.parametrize("indirect", ["off", "on"])
+def test_a_request_is_explained_in_either_format(capfd: pytest.CaptureFixture[str], packed: str, indirect: str) -> None:
+    assert run(["queues", f"fake:1M?packed={packed}&indirect={indirect}"]) == 0
+    out = capfd.readouterr().out
+    for words in ("16 bytes  the device reads", "512 bytes  the device writes", "      1 bytes  the device writes"):
+        assert words in out
+    assert out.count("a table of descriptors") == out.count("table entry") / 3 == (indirect == "on")
+    assert ("buffer 0: the device wrote 513 bytes; it waits to be taken" in out) == (packed == "on")
 
 
 @pytest.mark.parametrize(

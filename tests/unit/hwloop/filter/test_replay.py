@@ -40,6 +40,15 @@ def test_it_is_a_filter_too_and_then_the_device_is_not_asked(recording: str) -> 
     assert use(f"fake:2M?serial=OTHER&filter=replay:{recording}") == DATA + b"HELLO"
 
 
+@pytest.mark.parametrize("options", ["packed=on", "packed=on&indirect=off", "indirect=off", "in-order=off&packed=on"])
+def test_options_of_rings_are_those_of_the_recording(tmp_path: Path, options: str) -> None:
+    path = tmp_path / "blk.rec"
+    assert use(f"fake:1M?serial=HELLO&filter=record:{path}&{options}") == DATA + b"HELLO"
+    assert use(f"replay:{path}?{options}") == DATA + b"HELLO"
+    with pytest.raises(Departed):
+        use(f"replay:{path}?ring-reset=on&{options}")
+
+
 def test_requests_in_flight_together_complete_in_their_order(tmp_path: Path) -> None:
     def run(target: str) -> list[bytes]:
         with session.open(target) as disk:

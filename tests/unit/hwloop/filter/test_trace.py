@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hwloop import session
+from hwloop.device.blk import VirtioBlk
 from hwloop.device.block import BlockDevice
 from hwloop.door import Place
 from hwloop.errors import DeviceError, InvalidParam, IoError, Unsupported
@@ -36,8 +37,12 @@ def read_a_sector(target: str) -> bytes:
         return disk.read(0, 512)
 
 
-def test_each_request_is_published_named_and_used(tmp_path: Path) -> None:
-    events = traced("fake:1M", tmp_path / "t")
+RINGS = ["fake:1M", "fake:1M?indirect=off", "fake:1M?packed=on", "fake:1M?packed=on&indirect=off&in-order=off"]
+
+
+@pytest.mark.parametrize("target", RINGS)
+def test_each_request_is_published_named_and_used(tmp_path: Path, target: str) -> None:
+    events = traced(target, tmp_path / "t")
     ring = [event for event in events if event.kind in (Kind.CHAIN, Kind.REQUEST, Kind.USED, Kind.NOTIFY)]
     assert [event.kind for event in ring] == [Kind.CHAIN, Kind.REQUEST, Kind.NOTIFY, Kind.USED] * 2
     assert [(event.width, event.value) for event in ring if event.kind is Kind.REQUEST] == [(1, 0), (0, 0)]
@@ -56,14 +61,30 @@ def test_the_life_of_the_device_is_there(tmp_path: Path) -> None:
     assert [events[0].kind, events[-1].kind] == [Kind.DEVICE, Kind.CLOSE]
 
 
-def test_many_requests_at_once_are_all_there(tmp_path: Path) -> None:
-    with session.open(f"fake:1M?filter=trace:{tmp_path / 't'}") as disk:
+@pytest.mark.parametrize("packed", ["off", "on"])
+def test_many_requests_at_once_are_all_there(tmp_path: Path, packed: str) -> None:
+    with session.open(f"fake:1M?packed={packed}&filter=trace:{tmp_path / 't'}") as disk:
         assert isinstance(disk, BlockDevice)
-        tokens = [disk.submit_read(sector, 512) for sector in range(8)]
-        for token in tokens:
-            disk.wait(token)
-    counts = Counter(event.kind for event in Trace.read(tmp_path / "t").events())
-    assert counts[Kind.CHAIN] == counts[Kind.USED] == counts[Kind.REQUEST] == 8
+        for _ in range(20):
+            tokens = [disk.submit_read(sector, 512) for sector in range(8)]
+            for token in tokens:
+                disk.wait(token)
+    events = list(Trace.read(tmp_path / "t").events())
+    counts = Counter(event.kind for event in events)
+    assert counts[Kind.CHAIN] == counts[Kind.USED] == counts[Kind.REQUEST] == 160
+    assert {(event.value, event.width) for event in events if event.kind is Kind.USED} == {(513, 0)}
+
+
+@pytest.mark.parametrize("packed", ["off", "on"])
+def test_a_ring_is_followed_after_the_disk_was_recovered(tmp_path: Path, packed: str) -> None:
+    with session.open(f"fake:1M?packed={packed}&filter=trace:{tmp_path / 't'}") as disk:
+        assert isinstance(disk, VirtioBlk)
+        disk.read(0, 512)
+        disk.recover()
+        assert disk.read(0, 512) == bytes(512)
+    kinds = [event.kind for event in Trace.read(tmp_path / "t").events()]
+    assert kinds.count(Kind.USED) == kinds.count(Kind.CHAIN) == 2
+    assert Kind.RING_LOST not in kinds
 
 
 def test_two_threads_share_a_trace(tmp_path: Path) -> None:
