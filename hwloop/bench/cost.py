@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import resource
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Self
 
 from hwloop.device.base import Device
@@ -52,7 +53,7 @@ class Costs:
         return Costs(*(None if a is None else a - (b or 0) for a, b in self._pairs(other)))
 
     def _pairs(self, other: Costs) -> Iterator[tuple[int | None, int | None]]:
-        return ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        return ((getattr(self, each.name), getattr(other, each.name)) for each in fields(self))
 
     def per_request(self, requests: int) -> dict[str, float | None]:
         """The same for one request; processor time in microseconds."""
@@ -113,10 +114,16 @@ class Meter:
 
 @dataclass
 class Counts:
-    """Registers that the driver touched while requests ran, and bytes that a Hal copied."""
+    """Registers that the driver touched while requests ran, and bytes that a Hal copied, by all threads."""
 
     register_accesses: int = 0
     bytes_copied: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, *, accesses: int = 0, copied: int = 0) -> None:
+        with self.lock:
+            self.register_accesses += accesses
+            self.bytes_copied += copied
 
     def so_far(self) -> Costs:
         return Costs(register_accesses=self.register_accesses, bytes_copied=self.bytes_copied)
@@ -152,18 +159,21 @@ class CountingTransport(TransportFilter):
         self._counts = counts
         self._ack_is_a_write = isinstance(inner, MmioTransport)
 
+    def doorbell(self, queue: int) -> None:
+        """None: what is rung past us would not be counted."""
+
     def notify(self, queue: int, data: int | None = None) -> None:
-        self._counts.register_accesses += 1
+        self._counts.add(accesses=1)
         self.inner.notify(queue, data)
 
     def get_status(self) -> DeviceStatus:
-        self._counts.register_accesses += 1
+        self._counts.add(accesses=1)
         return self.inner.get_status()
 
     def ack_interrupt(self) -> InterruptStatus:
         """Reading the status acknowledges it on PCI; on MMIO a write does (VIRTIO 1.4, 4.2.2)."""
         status = self.inner.ack_interrupt()
-        self._counts.register_accesses += 2 if status and self._ack_is_a_write else 1
+        self._counts.add(accesses=2 if status and self._ack_is_a_write else 1)
         return status
 
 
@@ -177,12 +187,12 @@ class CountingHal(Hal):
 
     def share(self, buffer: Buffer, direction: BufferDirection) -> PhysAddr:
         if direction is not BufferDirection.DeviceToDriver:
-            self._counts.bytes_copied += memoryview(buffer).nbytes
+            self._counts.add(copied=memoryview(buffer).nbytes)
         return self.inner.share(buffer, direction)
 
     def unshare(self, paddr: PhysAddr, buffer: Buffer, direction: BufferDirection) -> None:
         if direction is not BufferDirection.DriverToDevice:
-            self._counts.bytes_copied += memoryview(buffer).nbytes
+            self._counts.add(copied=memoryview(buffer).nbytes)
         self.inner.unshare(paddr, buffer, direction)
 
     def dma_alloc(self, pages: int, direction: BufferDirection) -> tuple[PhysAddr, int]:

@@ -46,7 +46,7 @@ class Outcome:
 
 
 class Job:
-    """`depth` requests of a pattern in flight, one engine."""
+    """`depth` requests of a pattern in flight, one engine, which is asked request by request."""
 
     def __init__(
         self, engine: Engine, pattern: Pattern, depth: int, clock: Callable[[], int] = time.monotonic_ns

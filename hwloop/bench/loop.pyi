@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import final
 
 from cython_ring import DmaBuffer
@@ -24,6 +25,7 @@ class Loop:
         batch: int = 1,
         looks: int = 1 << 22,
         spin_ns: int = 100_000,
+        wait: Callable[[float], object] | None = None,
     ) -> None: ...
     @property
     def queue(self) -> BlkQueue: ...

@@ -47,8 +47,9 @@ cdef class Loop:
     """Keeps `depth` requests of `block_bytes` in flight on `queue`, whose only user it is, with data in `buffer`.
 
     They go to `places` places of `block_bytes` from `first_sector` on: at random, chosen by `seed`, or in order from place
-    number `start` on. `read_percent` of them are reads. New ones are submitted when there is room for `batch`. After `looks` that found no completion, one after the other, the
-    queue waits in its own way, of which it spins for the first `spin_ns`.
+    number `start` on. `read_percent` of them are reads; each write begins with 8 bytes that no other has. New ones are
+    submitted when there is room for `batch`. After `looks` that found no completion, one after the other, it waits:
+    `wait(seconds)` does, for so long at most, or else the queue in its own way, of which it spins for the first `spin_ns`.
 
     Raises InvalidParam for a buffer that does not hold `depth` blocks.
     """
@@ -76,13 +77,15 @@ cdef class Loop:
     cdef uint32_t batch
     cdef uint32_t looks
     cdef uint64_t spin_ns
+    cdef object waiter
+    cdef bint inside                # the queue is ours, for as long as no `wait` is called
     cdef uint64_t idle_since        # when the wait for the next completion began; 0 while none does
     cdef uint64_t rounds
 
     def __cinit__(self, BlkQueue queue not None, DmaBuffer buffer not None, *, uint32_t block_bytes, uint32_t depth,
                   uint64_t places, uint64_t first_sector=0, bint at_random=True, uint64_t start=0, int read_percent=100,
                   uint64_t seed=1, uint32_t batch=1, uint32_t looks=1 << 22,
-                  uint64_t spin_ns=100_000):
+                  uint64_t spin_ns=100_000, wait=None):
         cdef uint32_t i
         if not depth or buffer.length // depth < block_bytes or not places:
             raise InvalidParam(f"{depth} requests of {block_bytes} bytes do not fit a buffer of {buffer.length}")
@@ -102,7 +105,7 @@ cdef class Loop:
         self.depth, self.block_bytes = depth, block_bytes
         self.sectors_a_block = block_bytes >> SECTOR_SHIFT
         self.first_sector, self.places, self.next_place = first_sector, places, start % places
-        self.at_random, self.looks, self.spin_ns = at_random, looks, spin_ns
+        self.at_random, self.looks, self.spin_ns, self.waiter = at_random, looks, spin_ns, wait
         self.batch = min(max(1, batch), depth)
         self.read_below = ALL if read_percent >= 100 else ALL // 100 * <uint64_t>max(0, read_percent)
         self.state = seed * <uint64_t>0x9e3779b97f4a7c15 + 1
@@ -135,8 +138,7 @@ cdef class Loop:
         cdef Why why = OVER
         latencies[0] = &reads.state if recorded else NULL
         latencies[1] = &writes.state if recorded else NULL
-        if ring_enter(&self.engine.ring.busy):
-            raise AlreadyUsed("the queue is used by another thread", remedy="give each job a queue of its own")
+        self.enter()
         try:
             while why not in (FAILED, REFUSED):
                 with nogil:
@@ -145,8 +147,20 @@ cdef class Loop:
                     return 0
                 self.serve(why, end_ns)
         finally:
-            ring_leave(&self.engine.ring.busy)
+            self.leave()
         return self.fail(why)
+
+    cdef int enter(self) except -1:
+        if ring_enter(&self.engine.ring.busy):
+            raise AlreadyUsed("the queue is used by another thread", remedy="give each job a queue of its own")
+        self.inside = True
+        return 0
+
+    cdef int leave(self) except -1:
+        if self.inside:
+            self.inside = False
+            ring_leave(&self.engine.ring.busy)
+        return 0
 
     cdef Why work(self, uint64_t end_ns, uint64_t requests, HistogramState **latencies) noexcept nogil:
         """Rounds of submitting and reaping, until something has to be done that is not done here."""
@@ -222,6 +236,9 @@ cdef class Loop:
         to.tag = tag
         to.length = self.block_bytes
         to.writable = reads
+        if not reads:
+            # Devices that store what is alike once would have less to do.
+            (<uint64_t *>(self.buffer.address + <uint64_t>tag * self.block_bytes))[0] = self.submitted + self.filled
 
     cdef uint64_t random(self) noexcept nogil:
         """Marsaglia's xorshift with 64 bits, multiplied (Vigna, "An experimental exploration ...", xorshift64*)."""
@@ -265,7 +282,14 @@ cdef class Loop:
         limit = self.idle_since + <uint64_t>(self.queue.request_seconds * 1e9)
         self.waits += 1
         self.taken.count = self.taken.failed = 0
-        self.engine.wait_for(&self.taken, 1, self.engine.ring.state.size, max(now, min(end_ns, limit)) - now, self.spin_ns)
+        if self.waiter is None:
+            self.engine.wait_for(&self.taken, 1, self.engine.ring.state.size, max(now, min(end_ns, limit)) - now,
+                                 self.spin_ns)
+        else:
+            self.leave()
+            self.waiter((max(now, min(end_ns, limit)) - now) / 1e9)
+            self.enter()
+            self.engine.reap_into(&self.taken, self.engine.ring.state.size)
         if not self.taken.count and not self.engine.ring.state.fault.code and ring_now_ns() >= limit:
             raise DeadlineExpired(
                 f"a completion of queue {self.queue.index}", self.queue.request_seconds, remedy="reset the device"

@@ -69,7 +69,9 @@ def notes(measurement: Measurement, target: str, *, counted: bool) -> Iterator[s
     workload = measurement.workload
     if measurement.ending is not None:
         yield f"ended early by {ended_by(measurement)}"
-    if workload.jobs > 1:
+    if measurement.slow_because:
+        yield f"requests were sent one call each: {measurement.slow_because}"
+    if measurement.slow_because and workload.jobs > 1:
         yield f"{workload.jobs} threads share one queue, and take turns with it"
     wanted = min(workload.depth * workload.jobs, measurement.requests)
     if measurement.most_in_flight < wanted:

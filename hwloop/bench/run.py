@@ -6,13 +6,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hwloop.bench.cost import Costs, CountedPlace, Meter
-from hwloop.bench.engine import Engine, RequestEngine, choose_waiting
+from hwloop.bench.engine import RequestEngine, choose_waiting
 from hwloop.bench.job import Job, Outcome, Window
+from hwloop.bench.loop_job import LoopJob, why_not
 from hwloop.bench.samples import Part, Sample, Samples
 from hwloop.bench.workload import Pattern, Workload
+from hwloop.device.blk import VirtioBlk
+from hwloop.errors import InvalidParam
 from hwloop.signals import Interrupted, shield
 
 if TYPE_CHECKING:
@@ -31,7 +35,8 @@ class Measurement:
     """What was found. `requests` were measured; `iops` are those that completed while requests were being submitted,
     over `seconds`; `latencies` of reads and of writes are of all requests, also of those that completed afterwards.
 
-    `ending` is the exception of the signal that ended it early, or None.
+    `ending` is the exception of the signal that ended it early, or None; `slow_because` why requests were not sent by
+    the loops of the queues, one for each job, but one call each through the first queue.
     """
 
     workload: Workload
@@ -42,13 +47,20 @@ class Measurement:
     costs: Costs
     samples: Samples
     ending: BaseException | None = None
+    slow_because: str = ""
+
+
+Runner = Callable[[str, Window, Part], Outcome]
+"""Runs the job of one thread in the phase of that name."""
 
 
 class Run:
     """Measures a disk, as a workload that fits it says; `counted` is the place through which it was opened, if that
     counts.
 
-    Raises what `Workload.on` and `choose_waiting` raise.
+    Each job has a queue to itself, and needs no interpreter, where the disk has queues and nobody looks at its
+    requests; `clock` is for where it has none. Raises InvalidParam for more jobs than queues, and what `Workload.on`
+    and `choose_waiting` raise.
     """
 
     def __init__(
@@ -63,7 +75,8 @@ class Run:
         self._meter = Meter(disk, counted)
         self._counts_copies = counted is not None
         self._clock = clock
-        self._engines: list[Engine] = [RequestEngine(disk, workload, job, clock) for job in range(workload.jobs)]
+        self._slow_because = why_not(disk, self.workload)
+        self._runners = [self._runner(disk, job) for job in range(workload.jobs)]
 
     def warm_up(self, seconds: float) -> None:
         """The same as `measure`, and forgotten. Raises what ended it early."""
@@ -83,6 +96,20 @@ class Run:
 
     # --- Private ------------------------------------------------------------------------------------------------------
 
+    def _runner(self, disk: BlockDevice, job: int) -> Runner:
+        workload = self.workload
+        if isinstance(disk, VirtioBlk) and not self._slow_because:
+            if workload.jobs > len(disk.queues):
+                raise InvalidParam(
+                    f"{workload.jobs} jobs need a queue each, and the disk was opened with {len(disk.queues)}",
+                    remedy=f"open it with queues={workload.jobs}, or choose fewer jobs",
+                )
+            return LoopJob(disk, workload, job).run
+        engine = RequestEngine(disk, workload, job, self._clock)
+        return lambda phase, window, part: Job(engine, Pattern(workload, job, phase), workload.depth, self._clock).run(
+            window, part
+        )
+
     def _phase(self, name: str, seconds: float, requests: int | None, watch: Watcher) -> Measurement:
         """Everything that is submitted has completed at its end, so that counters are exact."""
         workload = self.workload
@@ -92,11 +119,11 @@ class Run:
         stop = threading.Event()
         crew = _Crew(stop, [
             _Worker(
-                Job(engine, Pattern(workload, job, name), workload.depth, self._clock),
+                partial(runner, name),
                 Window(start, start + int(seconds * _SECOND), _share(requests, job, workload.jobs), stop),
                 Part(samples, job),
             )
-            for job, engine in enumerate(self._engines)
+            for job, runner in enumerate(self._runners)
         ])  # fmt: skip
         ending = crew.work(samples, lambda: watch((self._clock() - start) / _SECOND, _newest(samples)))
         outcomes = crew.outcomes()
@@ -109,6 +136,7 @@ class Run:
             costs=self._costs(self._meter.read() - before, outcomes),
             samples=samples,
             ending=ending,
+            slow_because=self._slow_because,
         )
 
     def _costs(self, counted: Costs, outcomes: Sequence[Outcome]) -> Costs:
@@ -121,7 +149,7 @@ class Run:
 class _Worker(threading.Thread):
     """A job's thread: `outcome`, or the `failure` that ended it and stopped the others."""
 
-    def __init__(self, job: Job, window: Window, part: Part) -> None:
+    def __init__(self, job: Callable[[Window, Part], Outcome], window: Window, part: Part) -> None:
         super().__init__(name="bench job")
         self._job, self._window, self._part = job, window, part
         self.outcome: Outcome | None = None
@@ -130,7 +158,7 @@ class _Worker(threading.Thread):
 
     def run(self) -> None:
         try:
-            self.outcome = self._job.run(self._window, self._part)
+            self.outcome = self._job(self._window, self._part)
         except BaseException as failure:
             self.failure = failure
             self._window.stop.set()

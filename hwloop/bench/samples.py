@@ -69,6 +69,11 @@ class Part:
         self._index = 0
         self._until = samples.start + samples.interval
 
+    @property
+    def until(self) -> int:
+        """When the interval ends, in nanoseconds."""
+        return self._until
+
     def advance(self, now: int) -> None:
         """It is `now`: where an interval has ended, deliver it."""
         if now >= self._until:

@@ -43,6 +43,11 @@ class Workload:
         return self.rw in ("randwrite", "write", "randrw")
 
     @property
+    def percent_of_reads(self) -> int:
+        """Of all requests."""
+        return self.read_percent if self.rw == "randrw" else 0 if self.writes else 100
+
+    @property
     def is_random(self) -> bool:
         return self.rw.startswith("rand")
 

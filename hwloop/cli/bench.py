@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from hwloop.device.block import BlockDevice
 
 _LONGEST = 30 * 86400.0
+_WITHOUT_QUEUES = ("svirtb", "replay")
 
 
 @click.command("bench")
@@ -33,7 +35,7 @@ _LONGEST = 30 * 86400.0
 @click.option(
     "--iodepth", type=click.IntRange(1, 32768), default=1, show_default=True, help="Requests in flight, a job."
 )
-@click.option("--numjobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Threads.")
+@click.option("--numjobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Threads, each with a queue.")
 @click.option("--time", "seconds", type=float, default=10.0, show_default=True, help="Seconds to measure.")
 @click.option("--requests", type=click.IntRange(1), help="End after so many requests, if that is sooner.")
 @click.option("--warm-up", type=float, help="Seconds that are not measured.  [default: a tenth of --time, 1 at most]")
@@ -112,7 +114,7 @@ def _measure(
 ) -> Measurement:
     from hwloop.bench.run import Run
 
-    disk, counted = _open(target, count)
+    disk, counted = _open(target, workload, count)
     with disk:
         run = Run(disk, workload, counted)
         run.warm_up(warm_up)
@@ -120,20 +122,27 @@ def _measure(
             return run.measure(seconds, requests, watch)
 
 
-def _open(target: str, count: bool) -> tuple[BlockDevice, CountedPlace | None]:
+def _open(target: str, workload: Workload, count: bool) -> tuple[BlockDevice, CountedPlace | None]:
     from hwloop import session
     from hwloop.bench.cost import CountedPlace
-    from hwloop.cli.common import open_disk
     from hwloop.device.block import BlockDevice
 
-    if not count:
-        return open_disk(target), None
-    place = CountedPlace(session.find(target))
-    disk = session.open_place(place)
+    place = session.find(_as_measured(Target.parse(target), workload))
+    counted = CountedPlace(place) if count else None
+    disk = session.open_place(counted or place)
     if not isinstance(disk, BlockDevice):
         disk.close()
         raise Unsupported(f"{target} is not a disk", remedy="see: hwloop list")
-    return disk, place
+    return disk, counted
+
+
+def _as_measured(target: Target, workload: Workload) -> Target:
+    """The target with a queue for each job, which waits as it is to: an interrupt for each is there from the start."""
+    if target.kind in _WITHOUT_QUEUES:
+        return target
+    queues = {"queues": str(workload.jobs)} if workload.jobs > 1 else {}
+    waiting = {"wait": workload.wait} if workload.wait != "poll" or "wait" in target.options else {}
+    return replace(target, options={**queues, **target.options, **waiting})
 
 
 def _checked_times(seconds: float, warm_up: float | None) -> tuple[float, float]:

@@ -175,7 +175,8 @@ class VirtioBlk(BlkMemory, BlkRanges, BlkZones, BlkCache, BlockDevice):
         most = self._limit(BlkFeature.MQ, BlkConfig.num_queues) or 1
         if not 0 < self.options.queues <= most:
             raise InvalidParam(
-                f"the disk cannot have {self.options.queues} queues in use", remedy=f"the device has {most}"
+                f"the disk cannot have {self.options.queues} queues in use: the device has {most}",
+                remedy="ask for fewer, or give the device more",
             )
         return self.options.queues
 

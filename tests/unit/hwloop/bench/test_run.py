@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
 
 import pytest
 
@@ -18,10 +17,13 @@ from hwloop.bench.workload import Workload
 from hwloop.device.blk import VirtioBlk
 from hwloop.device.blk_protocol import RequestType
 from hwloop.device.fake_blk import FakeBlk
-from hwloop.errors import IoError, Unsupported
+from hwloop.errors import InvalidParam, IoError, Unsupported
 from hwloop.hal.fake import FakeHal
+from hwloop.queue_options import QueueOptions
 from hwloop.signals import Interrupted, raise_interrupted
+from hwloop.spec import BlkFeature
 from hwloop.transport.fake import FakeTransport
+from hwloop.transport.fake_device import MODERN
 from tests.unit.hwloop.cli.fake_place import DevicePlace
 
 SIZE = 1 << 20
@@ -30,24 +32,34 @@ FOREVER = 3600.0
 
 @pytest.fixture
 def device() -> FakeBlk:
-    device = FakeBlk(FakeHal(), SIZE)
+    device = FakeBlk(FakeHal(), SIZE, features=MODERN | BlkFeature.MQ, queues=3)
     device.data[:] = b"\xaa" * SIZE
     return device
 
 
+@pytest.fixture(params=["loops", "requests"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways of a disk with queues: by the loop of a queue, and a call a request."""
+    name = str(request.param)
+    if name == "requests":
+        monkeypatch.setattr("hwloop.bench.run.why_not", lambda disk, workload: "the test says so")
+    return name
+
+
 @contextmanager
-def opened(device: FakeBlk) -> Iterator[VirtioBlk]:
-    with VirtioBlk(FakeTransport(device), device.hal) as disk:
+def opened(device: FakeBlk, queues: int = 1) -> Iterator[VirtioBlk]:
+    with VirtioBlk(FakeTransport(device), device.hal, options=QueueOptions(queues=queues)) as disk:
         yield disk
     assert device.hal.leaks() == []
     assert not [thread for thread in threading.enumerate() if thread.name == "bench job"]
 
 
 def measured(device: FakeBlk, workload: Workload, requests: int = 200) -> Measurement:
-    with opened(device) as disk:
+    with opened(device, workload.jobs) as disk:
         return Run(disk, workload).measure(FOREVER, requests)
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("kind", ["randread", "read"])
 def test_reading_sends_reads_only(device: FakeBlk, kind: str) -> None:
     measured(device, Workload(kind, depth=8))
@@ -55,6 +67,7 @@ def test_reading_sends_reads_only(device: FakeBlk, kind: str) -> None:
     assert device.data == b"\xaa" * SIZE
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("kind", ["randwrite", "write"])
 def test_writing_stays_in_its_range_and_writes_no_two_blocks_alike(device: FakeBlk, kind: str) -> None:
     first, size = 64 << 10, 128 << 10
@@ -66,6 +79,7 @@ def test_writing_stays_in_its_range_and_writes_no_two_blocks_alike(device: FakeB
     assert len(blocks) == size // 4096
 
 
+@pytest.mark.usefixtures("way")
 def test_a_mix_sends_both(device: FakeBlk) -> None:
     result = measured(device, Workload("randrw"))
     counts = [device.requests.count(kind) for kind in (RequestType.IN, RequestType.OUT)]
@@ -73,6 +87,7 @@ def test_a_mix_sends_both(device: FakeBlk) -> None:
     assert min(counts) > 0
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_requests_are_shared_by_the_jobs_and_none_is_lost(device: FakeBlk, jobs: int) -> None:
     result = measured(device, Workload(jobs=jobs, depth=4), 200)
@@ -82,6 +97,7 @@ def test_requests_are_shared_by_the_jobs_and_none_is_lost(device: FakeBlk, jobs:
     assert result.iops > 0
 
 
+@pytest.mark.usefixtures("way")
 def test_the_same_seed_sends_the_same_requests_warmed_up_or_not() -> None:
     def writes(warm_up: float) -> bytes:
         device = FakeBlk(FakeHal(), SIZE)
@@ -102,14 +118,14 @@ def test_the_same_seed_sends_the_same_requests_warmed_up_or_not() -> None:
     assert writes(0) == writes(0.01)
 
 
+@pytest.mark.usefixtures("way")
 def test_a_warm_up_is_in_no_figure(device: FakeBlk) -> None:
-    ticks = count()
     with opened(device) as disk:
-        run = Run(disk, Workload(depth=4), clock=lambda: 100_000 * next(ticks))
+        run = Run(disk, Workload())
         run.warm_up(0.01)
-        before = len(device.requests)
+        device.requests.clear()
         result = run.measure(FOREVER, 100)
-    assert before > 0
+    assert len(device.requests) == 100
     assert result.requests == 100
     assert sum(total.count for total in result.samples.totals) == 100
     assert result.costs.notifications == 100
@@ -118,19 +134,19 @@ def test_a_warm_up_is_in_no_figure(device: FakeBlk) -> None:
 # --- Costs ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("way")
 def test_what_has_a_counter_is_counted_always_and_the_rest_only_when_asked(device: FakeBlk) -> None:
-    costs = measured(device, Workload(depth=4)).costs.per_request(200)
+    costs = measured(device, Workload()).costs.per_request(200)
     assert (costs["notifications"], costs["interrupts"]) == (1.0, 0.0)
     assert (costs["register_accesses"], costs["bytes_copied"]) == (None, None)
     assert costs["cpu_us"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "copied"),
-    [("randread", 2 * 4096), ("randwrite", 4096)],
-)
-def test_accesses_and_copies_are_exact(device: FakeBlk, kind: str, copied: int) -> None:
-    """A read is copied out of the arena, and again as the bytes that the caller gets; a write into the arena."""
+@pytest.mark.parametrize(("kind", "copied"), [("randread", 2 * 4096), ("randwrite", 4096)])
+def test_accesses_and_copies_are_exact(device: FakeBlk, way: str, kind: str, copied: int) -> None:
+    """By requests, a read is copied out of the arena, and again as the bytes that the caller gets; a write into the
+    arena. A loop copies nothing, and notifies once for all four."""
+    copied, notified = (copied, 1.0) if way == "requests" else (0, 0.25)
     place = CountedPlace(DevicePlace(device))
     with place.open() as disk:
         assert isinstance(disk, VirtioBlk)
@@ -138,7 +154,8 @@ def test_accesses_and_copies_are_exact(device: FakeBlk, kind: str, copied: int) 
         run.warm_up(0.01)
         result = run.measure(FOREVER, 100)
     costs = result.costs.per_request(result.requests)
-    assert (costs["notifications"], costs["register_accesses"], costs["bytes_copied"]) == (1.0, 1.0, copied)
+    found = costs["notifications"], costs["register_accesses"], costs["bytes_copied"]
+    assert found == (notified, notified, copied)
     assert device.hal.leaks() == []
 
 
@@ -186,14 +203,25 @@ def test_a_device_without_an_interrupt_cannot_be_waited_for_by_one(device: FakeB
         Run(disk, Workload(wait="irq"))
 
 
+def test_more_jobs_than_queues_are_refused(device: FakeBlk) -> None:
+    with opened(device, 2) as disk:
+        with pytest.raises(InvalidParam, match="3 jobs need a queue each, and the disk was opened with 2; open"):
+            Run(disk, Workload(jobs=3))
+        assert Run(disk, Workload(jobs=2)).measure(FOREVER, 50).requests == 50
+    with pytest.raises(InvalidParam, match="4 queues in use: the device has 3; ask for fewer"), opened(device, 4):
+        pass
+
+
+@pytest.mark.usefixtures("way")
 def test_adaptive_waiting_does_without_one(device: FakeBlk) -> None:
     assert measured(device, Workload(wait="adaptive", depth=4)).requests == 200
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_a_request_that_fails_ends_all_jobs_and_is_the_error(device: FakeBlk, jobs: int) -> None:
     device.blk_faults.io_error = 1
-    with opened(device) as disk, pytest.raises(IoError, match="the device reports an I/O error"):
+    with opened(device, jobs) as disk, pytest.raises(IoError, match="the device reports an I/O error"):
         Run(disk, Workload(jobs=jobs, depth=4)).measure(FOREVER)
 
 
@@ -209,10 +237,11 @@ def interrupt_after(device: FakeBlk, requests: int, signum: int = signal.SIGINT)
     device.serve = served  # type: ignore[method-assign]
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_ctrl_c_ends_it_with_what_was_measured(device: FakeBlk, jobs: int) -> None:
     interrupt_after(device, 150)
-    with opened(device) as disk:
+    with opened(device, jobs) as disk:
         result = Run(disk, Workload(jobs=jobs, depth=4)).measure(FOREVER)
     assert isinstance(result.ending, KeyboardInterrupt)
     assert result.requests == len(device.requests) > 150
