@@ -11,7 +11,7 @@ from cython_ring.device_packed import DeviceSidePacked
 from cython_ring.device_side import Chain, DeviceSideSplit
 from cython_ring.doorbell import Doorbell
 from cython_ring.engine import COMPLETION_BYTES, REQUEST_BYTES, Engine
-from cython_ring.errors import DriverViolation, RingBroken, RingError, RingFull, RingUsageError
+from cython_ring.errors import DriverViolation, RingBroken, RingError, RingFull, RingGivenUp, RingUsageError
 from cython_ring.layout import IndirectTables, PackedLayout, SlotMemory, SplitLayout, packed_layout, split_layout
 from cython_ring.loopback import Loopback, PackedLoopback
 from cython_ring.packed import PackedRing
@@ -37,6 +37,7 @@ __all__ = [
     "RingBroken",
     "RingError",
     "RingFull",
+    "RingGivenUp",
     "RingUsageError",
     "SlotMemory",
     "SplitLayout",

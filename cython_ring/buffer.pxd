@@ -15,4 +15,5 @@ cdef class DmaBuffer:
     cdef void *last_user                    # the one that asked last, to be found without a search
     cdef int exports
 
+    cdef bint is_known_to(self, object user)
     cdef int remember(self, object user) except -1

@@ -66,9 +66,13 @@ cdef class DmaBuffer:
     def closed(self):
         return self.address == 0
 
+    cdef bint is_known_to(self, object user):
+        """Whether requests with this buffer went to that engine before."""
+        return any(known is user for known in self.users)
+
     cdef int remember(self, object user) except -1:
         """Note an engine that requests with this buffer go to: close() asks it. Called when it is not `last_user`."""
-        if not any(known is user for known in self.users):
+        if not self.is_known_to(user):
             self.users.append(user)
             user.keep(self)
         self.last_user = <void *>user

@@ -54,6 +54,14 @@ class RingBroken(RingError):
         self.index = index
 
 
+class RingGivenUp(RingBroken):
+    """Our own side has given the ring up, and its device with it: `Ring.give_up`."""
+
+    def __init__(self, kind: str) -> None:
+        RingError.__init__(self, "the ring was given up with its device; set the queue up again")
+        self.kind, self.id, self.length, self.index = kind, 0, 0, 0
+
+
 class DriverViolation(RingError, AssertionError):
     """The driver broke a rule of the available ring; only the device-side mock raises it.
 

@@ -27,6 +27,7 @@ cdef enum:
     BAD_LENGTH = -4
     BAD_INDEX = -5
     BAD_ORDER = -6
+    GIVEN_UP = -7           # by our own side: the device was reset, and nothing in the ring will complete
 
 # As split rings and all indirect tables have it; packed rings have an id and flags in place of flags and next.
 cdef struct Descriptor:

@@ -16,7 +16,7 @@ from cython_ring.memory cimport (
     ring_now_ns,
 )
 
-from cython_ring.errors import RingBroken, RingFull, RingUsageError
+from cython_ring.errors import RingBroken, RingFull, RingGivenUp, RingUsageError
 from cython_ring.layout import check_tables
 
 __all__ = ["Ring"]
@@ -27,6 +27,7 @@ KINDS = {
     BAD_LENGTH: "used length too long",
     BAD_INDEX: "used index jumped",
     BAD_ORDER: "used out of order",
+    GIVEN_UP: "given up",
 }
 
 cdef uint64_t LONGEST_CHAIN = <uint64_t>1 << 32     # bytes: VIRTIO 1.4, 2.7.5.2
@@ -146,6 +147,8 @@ cdef class Ring:
         cdef Fault *fault = &self.state.fault
         if self.state.desc == NULL:
             raise RingUsageError("the ring is closed; set the queue up again")
+        if fault.code == GIVEN_UP:
+            raise RingGivenUp(KINDS[GIVEN_UP])
         raise RingBroken(KINDS[fault.code], fault.id, fault.length, fault.index)
 
     cdef int begin_alone(self) except -1:
@@ -313,6 +316,8 @@ cdef class Ring:
                 if self.format_ready():
                     return True
                 ring_cpu_relax()
+            if self.state.fault.code:
+                return True
             now = ring_now_ns()
             if now >= until:
                 return False
@@ -439,6 +444,13 @@ cdef class Ring:
         return [(table[i].address, table[i].length, table[i].flags, table[i].next) for i in range(count)]
 
     # --- The end, and a new beginning ---
+
+    def give_up(self):
+        """Nothing in the ring will complete, since its device is reset or gone: whoever waits for it, in another thread
+        too, gets RingGivenUp at once, and so does every later call until reset(). A ring that is broken already stays so.
+        """
+        if self.state.fault.code == NOTHING:
+            ring_refuse(&self.state, GIVEN_UP, 0, 0, 0)
 
     def reset(self):
         """Begin anew, in private and in shared memory, after the queue was reset and before it is enabled again (2.6.1).

@@ -266,6 +266,11 @@ class VirtQueue:
         self._transport.queue_bases[self.index] = used_index(self._areas.device[1])
         self._hand_over()
 
+    def give_up(self) -> None:
+        """The device was reset: whoever uses the queue, or waits for it, gets an error at once."""
+        if self._ring is not None:
+            self._ring.give_up()
+
     def close(self) -> None:
         """Forget the ring and free its memory. Idempotent. The device must have been reset."""
         ring, self._ring = self._ring, None

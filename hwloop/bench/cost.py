@@ -210,6 +210,9 @@ class CountingHal(Hal):
     def vectors(self, wanted: int) -> int:
         return self.inner.vectors(wanted)
 
+    def check_address(self, paddr: int, length: int) -> None:
+        self.inner.check_address(paddr, length)
+
     @property
     def removal_requested(self) -> bool:
         return self.inner.removal_requested

@@ -150,6 +150,8 @@ class VirtioBlk(BlkMemory, BlkRanges, BlkZones, BlkCache, BlockDevice):
             legacy=not self.negotiated & Feature.VERSION_1,
             request_seconds=self._request_seconds,
         )
+        queue.on_trouble = self._queue_in_trouble
+        queue.check_memory = self.hal.check_address
         virtqueue.engage(queue)
         return queue
 
@@ -266,7 +268,7 @@ class VirtioBlk(BlkMemory, BlkRanges, BlkZones, BlkCache, BlockDevice):
         if request.data is not None:
             self._share(request)
         if request.answer is not None:
-            request.answer_paddr = self.hal.share(request.answer, BufferDirection.DeviceToDriver)
+            request.answer_paddr = self._share_for(request.answer, BufferDirection.DeviceToDriver)
             request.length = len(request.answer)
         if request.kind == RequestType.IN and request.data is not None:
             request.length = len(request.data)
@@ -337,8 +339,6 @@ class VirtioBlk(BlkMemory, BlkRanges, BlkZones, BlkCache, BlockDevice):
     def recover(self) -> None:
         """As of every disk. Where queue 0 was reset by itself (RING_RESET), it alone begins anew; otherwise the device
         does, and `queues` are others: those of before are closed.
-
-        For a deadline or a broken queue of `queues`, which the disk does not know of, it is what resets the device.
         """
         with self._lock:
             if self._closed:
@@ -357,7 +357,19 @@ class VirtioBlk(BlkMemory, BlkRanges, BlkZones, BlkCache, BlockDevice):
         """Queue 0 alone where that is enough and can be done, else the whole device."""
         self._queue_stopped = self._stop_queue()
         if not self._queue_stopped:
-            self._reset_for_good()
+            try:
+                self._reset_for_good()
+            finally:
+                # Whoever uses a queue by itself, and maybe waits for it in another thread, is told at once.
+                for queue in self.virtqueues:
+                    queue.give_up()
+
+    def _queue_in_trouble(self, failure: HwloopError) -> None:
+        """One of `queues` works no more, and that breaks the disk as a whole: a device that broke one ring is not
+        believed in another, and what it has of a request that is overdue it only gives back in a reset."""
+        error = DeviceLost(failure.problem, remedy="recover it, or open it again")
+        error.__cause__ = failure
+        self._give_up(error)
 
     def _stop_queue(self) -> bool:
         if not isinstance(self._cause, (DeadlineExpired, QueueBroken)) or not self._queue.has(Feature.RING_RESET):

@@ -119,10 +119,14 @@ cdef class BlkQueue:
     cdef public double request_seconds
     cdef Completions completions
     cdef list stranded          # buffers of calls that nobody waits for
+    cdef public object on_trouble       # told of an error after which the queue works no more; None: nobody
+    cdef public object check_memory     # of a buffer that is new here: raises for an address that is not the device's
 
     cdef int enter(self) except -1
     cdef int leave(self) except -1
     cdef int fail(self) except -1
+    cdef object troubled(self, object error)
+    cdef int admit(self, DmaBuffer buffer) except -1
     cdef int call(self, uint64_t sector, DmaBuffer buffer, object offset, object length, bint writable) except -1
     cdef int check(self, uint64_t sector, uint64_t length, DmaBuffer buffer, bint writable) except -1
     cdef int refuse(self, uint64_t sector, uint64_t length) except -1

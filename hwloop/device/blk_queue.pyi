@@ -1,4 +1,4 @@
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import final
 
 from typing_extensions import Buffer
@@ -6,7 +6,7 @@ from typing_extensions import Buffer
 from cython_ring import DmaBuffer, Doorbell, Engine, Ring, SlotMemory
 from cython_ring.histogram import Histogram
 from hwloop.deadline import Deadline
-from hwloop.errors import IoError
+from hwloop.errors import HwloopError, IoError
 
 @final
 class Batch:
@@ -98,6 +98,8 @@ class BlkQueue:
     @property
     def seg_max(self) -> int: ...
     request_seconds: float
+    on_trouble: Callable[[HwloopError], object] | None
+    check_memory: Callable[[int, int], object] | None
     @property
     def capacity(self) -> int: ...
     def set_capacity(self, sectors: int) -> None: ...

@@ -25,7 +25,7 @@ from cython_ring.engine cimport (
 )
 from cython_ring.histogram cimport Histogram, histogram_put
 from cython_ring.memory cimport ring_enter, ring_leave, ring_now_ns, ring_unlikely
-from cython_ring.ring cimport Ring, RingState
+from cython_ring.ring cimport GIVEN_UP, Ring, RingState
 
 from cython_ring.errors import RingBroken
 from hwloop.deadline import REQUEST_SECONDS
@@ -34,6 +34,7 @@ from hwloop.errors import (
     AlreadyUsed,
     DeadlineExpired,
     DeviceClosed,
+    DeviceLost,
     DmaError,
     InvalidParam,
     IoError,
@@ -319,7 +320,11 @@ cdef class BlkQueue:
 
     Positions are sectors of 512 bytes, memory is DmaBuffers, which are read and written in place. Data of requests in
     flight must be left alone; a buffer cannot be closed meanwhile. Errors: InvalidParam, ReadOnlyDisk and QueueFull send
-    nothing; AlreadyUsed, when another thread is inside; QueueBroken, DeviceClosed, IoError, DeadlineExpired.
+    nothing; AlreadyUsed, when another thread is inside; QueueBroken, DeviceClosed, DeviceLost, IoError, DeadlineExpired.
+
+    `on_trouble(error)` is called with what ends the queue: a ring that the device broke, or a request that took longer
+    than `request_seconds`. `check_memory(device address, length)` is called once for each buffer, and raises DmaError for
+    memory that the device must not have; nothing is sent then.
     """
 
     def __cinit__(self, Ring ring not None, slots, doorbell=None, *, uint16_t index=0, capacity, uint32_t block_size=512,
@@ -414,10 +419,25 @@ cdef class BlkQueue:
         """Raise what the ring's state says."""
         if self.engine.ring.state.desc == NULL:
             raise DeviceClosed(f"queue {self.index} is closed", remedy="open the disk again")
+        if self.engine.ring.state.fault.code == GIVEN_UP:
+            raise DeviceLost(f"queue {self.index}: the disk is out of order", remedy="recover it, or open it again")
         try:
             self.engine.ring.fail()
         except RingBroken as error:
-            raise QueueBroken(f"queue {self.index}: {error.strerror}", section="2.7.8") from error
+            raise self.troubled(QueueBroken(f"queue {self.index}: {error.strerror}", section="2.7.8")) from error
+        return 0
+
+    cdef object troubled(self, object error):
+        """The disk has to know; returns the error. Raises it with what the disk's own end of it fails with."""
+        if self.on_trouble is not None:
+            self.on_trouble(error)
+        return error
+
+    cdef int admit(self, DmaBuffer buffer) except -1:
+        """A buffer that the request before did not have."""
+        if self.check_memory is not None and not buffer.is_known_to(self.engine):
+            self.check_memory(buffer.device_address, buffer.length)
+        buffer.remember(self.engine)
         return 0
 
     # --- One request at a time, and its end ---
@@ -454,7 +474,7 @@ cdef class BlkQueue:
         if ring_unlikely(self.read_only and not writable):
             raise ReadOnlyDisk("the disk is read-only; nothing was sent")
         if buffer.last_user != <void *>self.engine:
-            buffer.remember(self.engine)
+            self.admit(buffer)
         return 0
 
     cdef int refuse(self, uint64_t sector, uint64_t length) except -1:
@@ -519,9 +539,9 @@ cdef class BlkQueue:
         if found == 2:
             raise QueueFull(f"queue {self.index} has {self.outstanding} requests in flight")
         self.stranded.append(buffer)
-        raise DeadlineExpired(
+        raise self.troubled(DeadlineExpired(
             f"a request at sector {request.head1} of queue {self.index}", self.request_seconds, remedy="reset the device"
-        )
+        ))
 
     # --- One request at a time, many in flight ---
 
@@ -647,7 +667,7 @@ cdef class BlkQueue:
             if buffer.address == 0:
                 raise InvalidParam("a buffer of the batch is closed", remedy="clear the batch, and allocate another")
             if buffer.last_user != <void *>self.engine:
-                buffer.remember(self.engine)
+                self.admit(buffer)
         return 0
 
     cdef uint32_t first_bad(self, const Request *requests, uint32_t count) noexcept nogil:
@@ -675,7 +695,8 @@ cdef class BlkQueue:
 
         `max` limits how many are taken. `deadline` is in seconds, or a Deadline (None: `request_seconds`). Returns the
         queue's Completions, which the next call uses again. An empty look makes no system call and no Python object.
-        Raises DeadlineExpired, after which what did complete is still there to take.
+        Raises DeadlineExpired, after which what did complete is still there to take; but without a `deadline` the
+        requests had all the time that requests have, and the disk is out of order then.
         """
         cdef uint32_t most = self.completions.size
         if max is not None and max < most:
@@ -713,7 +734,8 @@ cdef class BlkQueue:
                 seconds = deadline.remaining() if hasattr(deadline, "remaining") else float(deadline)
             self.engine.wait_for(taken, least, most, <uint64_t>(seconds * 1e9) if seconds > 0 else 0, SPIN_NS)
             if taken.count < least and taken.count < most and not self.engine.ring.state.fault.code:
-                raise DeadlineExpired(f"{least} completions of queue {self.index}", seconds, remedy="reset the device")
+                error = DeadlineExpired(f"{least} completions of queue {self.index}", seconds, remedy="reset the device")
+                raise self.troubled(error) if deadline is None else error
         except BaseException:
             self.engine.put_back(taken)
             ring_leave(&self.engine.ring.busy)
@@ -833,8 +855,8 @@ cdef class BlkQueue:
             left = s.added - s.popped
             self.engine.wait_for(taken, 1, s.size, <uint64_t>(self.request_seconds * 1e9), SPIN_NS)
             if not taken.count:
-                raise DeadlineExpired(f"{left} requests of queue {self.index}", self.request_seconds,
-                                      remedy="reset the device")
+                raise self.troubled(DeadlineExpired(f"{left} requests of queue {self.index}", self.request_seconds,
+                                                    remedy="reset the device"))
             l.done += taken.count
             if taken.failed and not failed:
                 failure, failed = taken.failures[0], True

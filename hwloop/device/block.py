@@ -411,8 +411,14 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
     def _share(self, request: Request) -> PhysAddr:
         """Let the device reach the data of a request, which has some."""
         assert request.data is not None
-        request.paddr = self.hal.share(request.data, DIRECTIONS[request.kind])
+        request.paddr = self._share_for(request.data, DIRECTIONS[request.kind])
         return request.paddr
+
+    def _share_for(self, data: Buffer, direction: BufferDirection) -> PhysAddr:
+        """Raises DmaError before an address is in the ring that the device must not have: QEMU would not object."""
+        paddr = self.hal.share(data, direction)
+        self.hal.check_address(paddr, memoryview(data).nbytes)
+        return paddr
 
     def _run(
         self,

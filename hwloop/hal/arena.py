@@ -39,6 +39,14 @@ class Arena:
         """How many bytes were allocated at exactly this offset; 0 for none."""
         return self._used.get(offset, 0)
 
+    def holds(self, offset: int, length: int) -> bool:
+        """Whether so many bytes there are in one allocation."""
+        size = self._used.get(offset)
+        if size is None:  # it begins inside one, which is rare
+            start = max((start for start in self._used if start < offset), default=0)
+            size = self._used.get(start, 0) - (offset - start)
+        return 0 < length <= size
+
     def release(self, offset: int) -> None:
         """Free an allocation; its bytes are zeroed, so that nothing of it shows in the next one. Raises DmaError."""
         size = self._used.pop(offset, 0)

@@ -89,6 +89,10 @@ class Hal(Owner):
         """
         return 0
 
+    def check_address(self, paddr: int, length: int) -> None:
+        """Raises DmaError unless these bytes are in one allocation or share of ours: what else is at a device address
+        must never get into a ring, and nothing but an IOMMU would keep the device from it."""
+
     @property
     def removal_requested(self) -> bool:
         """Whether somebody waits for us to let go of the device, such as for an orderly unplug."""
@@ -187,6 +191,11 @@ class BounceHal(Hal):
         arena = self._arena_of(paddr)
         return arena.vaddr + (paddr - arena.iova)
 
+    def check_address(self, paddr: int, length: int) -> None:
+        arena = self._arena_of(paddr)
+        if not arena.holds(paddr - arena.iova, length):
+            raise DmaError(f"{length} bytes at device address {paddr:#x} are not in memory that the device was given")
+
     def quarantine(self) -> None:
         self._quarantined = True
         _QUARANTINE.append(self._arenas)
@@ -248,6 +257,7 @@ class Dma(Owner):
         self.paddr, self.vaddr = hal.dma_alloc(pages, direction)
         self.pages = pages
         self.size = pages * PAGE_SIZE
+        hal.check_address(self.paddr, self.size)
         self.view = memoryview((ctypes.c_ubyte * self.size).from_address(self.vaddr)).cast("B")
         self._free: Callable[[], int] | None = lambda: hal.dma_dealloc(self.paddr, self.vaddr, pages)
 

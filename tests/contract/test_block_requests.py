@@ -233,6 +233,34 @@ def test_the_cache_mode_is_read_and_switched(door: Door, begins: str) -> None:
         disk.set_cache_mode("none")
 
 
+@pytest.mark.fault(58)
+def test_a_cache_is_switched_while_writes_are_on_their_way_and_a_flush_covers_them(door: Door) -> None:
+    disk = opened(door, write_cache="writeback")
+    for turn in range(4):
+        tokens = [disk.submit_write(8 * at, bytes([turn, at]) * 256) for at in range(8)]
+        disk.set_cache_mode(("writethrough", "writeback")[turn % 2])
+        for token in tokens:
+            disk.wait(token)
+        disk.flush()
+        for at in range(8):
+            assert door.backing(8 * at * 512, 512) == bytes([turn, at]) * 256
+
+
+@pytest.mark.fault(58)
+def test_writes_of_before_the_switch_count_as_volatile_until_a_flush(fake: FakeDoor) -> None:
+    """A device may finish what it has begun as it likes; what it was asked for meanwhile does not make it durable."""
+    disk = opened(fake, write_cache="writethrough")
+    fake.device.hold = True
+    token = disk.submit_write(0, b"v" * 512)
+    disk.set_cache_mode("writeback")
+    fake.device.hold = False
+    fake.device.release()
+    disk.wait(token)
+    assert fake.device.durable[:512] == bytes(512), "it was a write-through cache when this was sent"
+    disk.flush()
+    assert fake.device.durable[:512] == b"v" * 512
+
+
 def test_writing_through_makes_durable_what_is_written_and_what_was(fake: FakeDoor) -> None:
     disk = opened(fake, write_cache="writeback")
     disk.write(0, b"a" * 512)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hwloop.device.blk import VirtioBlk
+from hwloop.device.blk_cache import CacheMode
 from hwloop.door.qemu import QemuPlace
 from hwloop.qtest.machine import MACHINES
 from hwloop.qtest.qemu import QemuMachine
@@ -55,6 +56,15 @@ class Rig:
             self.disk.flush()
         self.history.flushes.append(Flush(began, len(read_log(self._log))))
 
+    def switch(self) -> None:
+        """Switch the cache while writes are on their way. To switch to writing through is a flush too, of what had
+        completed before."""
+        began = self.history.now()
+        mode = self._choose.choice(list(CacheMode))
+        self.disk.set_cache_mode(mode)
+        if mode is CacheMode.WRITETHROUGH:
+            self.history.flushes.append(Flush(began, len(read_log(self._log))))
+
     def run(self, *, really: bool = True) -> list[Entry]:
         for _ in range(ROUNDS):
             self.write_some(self._choose.randint(1, 12))
@@ -96,6 +106,20 @@ def test_faults_57_what_was_flushed_is_there_whenever_the_power_fails(packed: bo
         assert lost(rig.history, log) == []
         assert sum(entry.is_flush for entry in log) >= ROUNDS // 2
         assert len(rig.history.writes) > ROUNDS
+
+
+@pytest.mark.fault(58)
+def test_faults_58_writes_are_volatile_until_the_next_flush_whatever_the_cache_was_when_they_were_sent(
+    tmp_path: Path,
+) -> None:
+    with logged(tmp_path) as rig:
+        for _ in range(ROUNDS):
+            rig.write_some(rig._choose.randint(1, 12))
+            rig.switch()
+            rig.write_some(rig._choose.randint(1, 12))
+            rig.flush()
+        log = rig.run()
+        assert lost(rig.history, log) == []
 
 
 @pytest.mark.fault(56)

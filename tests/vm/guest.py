@@ -11,6 +11,9 @@ from hwloop import vm
 from tests import doors, faults
 
 MIB = 1 << 20
+KILLS = int(os.environ.get("HWLOOP_KILLS", "3"))
+"""SIGKILLs for each way to a disk (tests/guest/test_killed.py)."""
+GUEST_SECONDS, KILL_SECONDS = 900, 30
 
 
 def image(folder: Path, name: str, size: int) -> Path:
@@ -37,7 +40,7 @@ def run_in_guest(
     # A share is a device more in the guest: not every test can have one.
     noted = ["HWLOOP_DOORS=/share/doors.jsonl", "HWLOOP_FAULTS=/share/faults.jsonl"] if share is not None else []
     noted += [f"HWLOOP_MACHINE={machine}", f"HWLOOP_MMIO_VERSION={mmio_version or ''}"]
-    noted.append(f"HWLOOP_KILLS={os.environ.get('HWLOOP_KILLS', '3')}")
+    noted.append(f"HWLOOP_KILLS={KILLS}")
     command = ["env", "HWLOOP_GUEST=1", *noted, "pytest", "-v", "--durations=12", "-p", "no:cacheprovider", *paths]
     command += [f"--deselect=tests/guest/{test}" for test in leave_out]
     result = vm.run(
@@ -48,7 +51,7 @@ def run_in_guest(
         machine=machine,
         kernel=kernel,
         mmio_version=mmio_version,
-        timeout=900,
+        timeout=GUEST_SECONDS + KILLS * KILL_SECONDS,
     )
     if share is not None:
         doors.merge(share / "doors.jsonl")
