@@ -145,7 +145,7 @@ cdef class BlkQueue:
     cdef uint32_t run_submit(self, Loop *l) noexcept nogil
     cdef void run_reap(self, Loop *l, Taken *taken) noexcept nogil
     cdef int run_loop(self, Loop *l, uint64_t end) except -1
-    cdef int run_drain(self, Loop *l, Taken *taken) except -1
+    cdef int run_drain(self, Loop *l, Taken *taken, uint64_t patience) except -1
     cdef int run_set_up(self, Loop *l, DmaBuffer buffer) except -1
     cdef int take(self, uint32_t least, uint32_t most, object deadline) except -1
     cdef int wait(self, uint32_t least, uint32_t most, object deadline) except -1

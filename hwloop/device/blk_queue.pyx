@@ -827,7 +827,12 @@ cdef class BlkQueue:
     cdef int run_loop(self, Loop *l, uint64_t end) except -1:
         """Slices, with signal handlers in between; then what is in flight."""
         cdef Taken *taken = &self.completions.taken
+        cdef uint64_t patience = <uint64_t>(self.request_seconds * 1e9)
+        cdef uint64_t since = ring_now_ns()
+        cdef uint64_t done = 0
+        cdef uint64_t waited = 0
         cdef bint more = True
+        cdef bint reminded = False
         self.enter()
         try:
             taken.count = taken.failed = 0
@@ -837,14 +842,23 @@ cdef class BlkQueue:
                     more = more and ring_now_ns() < end
                 self.engine.settle()
                 PyErr_CheckSignals()
+                if l.done != done:
+                    done, since, reminded = l.done, ring_now_ns(), False
+                waited = ring_now_ns() - since
+                if waited > patience // 2 and not reminded:
+                    reminded = True
+                    self.engine.remind()
+                more = more and waited <= patience
         finally:
             try:
-                self.run_drain(l, taken)
+                # Of the time that requests have, some is over for those that nothing came of.
+                self.run_drain(l, taken, patience - waited if waited < patience else 0)
             finally:
                 ring_leave(&self.engine.ring.busy)
         return 0
 
-    cdef int run_drain(self, Loop *l, Taken *taken) except -1:
+    cdef int run_drain(self, Loop *l, Taken *taken, uint64_t patience) except -1:
+        """Wait for what is in flight, `patience` nanoseconds for the first of it."""
         cdef RingState *s = &self.engine.ring.state
         cdef uint64_t left
         cdef Failure failure
@@ -853,7 +867,8 @@ cdef class BlkQueue:
         while s.added != s.popped and not s.fault.code:
             taken.count = taken.failed = 0
             left = s.added - s.popped
-            self.engine.wait_for(taken, 1, s.size, <uint64_t>(self.request_seconds * 1e9), SPIN_NS)
+            self.engine.wait_for(taken, 1, s.size, patience, SPIN_NS)
+            patience = <uint64_t>(self.request_seconds * 1e9)
             if not taken.count:
                 raise self.troubled(DeadlineExpired(f"{left} requests of queue {self.index}", self.request_seconds,
                                                     remedy="reset the device"))

@@ -31,8 +31,10 @@ def function(address: str, bus: str = "pci") -> Path:
 
 
 def driver(address: str, bus: str = "pci") -> str | None:
-    link = function(address, bus) / "driver"
-    return os.readlink(link).rsplit("/", 1)[-1] if link.exists() else None
+    try:
+        return os.readlink(function(address, bus) / "driver").rsplit("/", 1)[-1]
+    except FileNotFoundError:
+        return None
 
 
 def override(address: str, bus: str = "pci") -> str:

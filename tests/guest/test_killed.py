@@ -23,6 +23,7 @@ import pytest
 import hwloop
 from hwloop.device.blk import VirtioBlk
 from hwloop.hal.memory import HUGE_PAGE
+from hwloop.owner import Owner
 from tests.guest import machine
 from tests.guest.machine import given_back
 
@@ -68,7 +69,7 @@ def neighbour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     subprocess.run(["e2fsck", "-f", "-n", node], check=True, timeout=60)
 
 
-class Canaries:
+class Canaries(Owner):
     """Huge pages that nobody but us may write; `fill` takes all that are free."""
 
     def __init__(self) -> None:
@@ -125,21 +126,20 @@ def kill_once(address: str, bus: str, options: str, delay: float) -> float:
     """Kill a writer after so many seconds; returns how long the old driver took to be back."""
     kind = "mmio:" if bus == "platform" else ""
     child = start_writing(f"{kind}{address}{options}")
-    canaries = Canaries()
-    canaries.fill()
-    time.sleep(delay)
-    os.kill(child, signal.SIGKILL)
-    killed = time.monotonic()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    while not is_back(address, bus):
+    with Canaries() as canaries:
         canaries.fill()
-        assert time.monotonic() - killed < SECONDS, machine.driver(address, bus)
-        time.sleep(0.01)
-    took = time.monotonic() - killed
-    canaries.fill()
-    time.sleep(0.05)
-    assert canaries.intact()
-    canaries.close()
+        time.sleep(delay)
+        os.kill(child, signal.SIGKILL)
+        killed = time.monotonic()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        while not is_back(address, bus):
+            canaries.fill()
+            assert time.monotonic() - killed < SECONDS, machine.driver(address, bus)
+            time.sleep(0.01)
+        took = time.monotonic() - killed
+        canaries.fill()
+        time.sleep(0.05)
+        assert canaries.intact()
     return took
 
 
@@ -175,10 +175,9 @@ def has_disk(address: str, bus: str) -> bool:
 
 
 def test_the_canaries_would_notice() -> None:
-    canaries = Canaries()
-    canaries.fill()
-    assert canaries.maps
-    assert canaries.intact()
-    ctypes.c_char.from_buffer(canaries.maps[0], 100).value = b"x"
-    assert not canaries.intact()
-    canaries.close()
+    with Canaries() as canaries:
+        canaries.fill()
+        assert canaries.maps
+        assert canaries.intact()
+        ctypes.c_char.from_buffer(canaries.maps[0], 100).value = b"x"
+        assert not canaries.intact()
