@@ -37,7 +37,7 @@ PACKAGES := python3 python3-dev python3-venv gcc libc6-dev qemu-system-x86 qemu-
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup man build check lint types unit asan tsan fuzz test tables demo bench clean
+.PHONY: help setup man docs build check lint types unit asan tsan fuzz test tables demo bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -118,6 +118,9 @@ demo: build  ## boot a VM, drive a disk in it from user space, and confirm the b
 
 bench: build  ## measure against libblkio and others, into docs/performance.md; ROWS=null,qsd for some of it
 	@$(BIN)/python -m bench $(ROWS)
+
+docs: build  ## write docs/reference from the code; a test compares them
+	$(BIN)/python -m tests.documents.reference
 
 man: build  ## write the manual pages to build/man
 	$(BIN)/hwloop man --folder build/man

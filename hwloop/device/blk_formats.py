@@ -80,6 +80,7 @@ class Lifetime:
         return cls(PreEol(pre_eol), a, b)
 
     def format(self) -> bytes:
+        """The answer to GET_LIFETIME: what `parse` reads."""
         return _LIFETIME.pack(self.pre_eol, self.estimate_a, self.estimate_b)
 
     def __str__(self) -> str:

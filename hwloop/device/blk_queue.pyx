@@ -243,6 +243,7 @@ cdef class Completions:
         return &self.taken.items[index]
 
     def tag(self, uint32_t index):
+        """What the request was submitted with."""
         return self.at(index).tag
 
     def status(self, uint32_t index):
