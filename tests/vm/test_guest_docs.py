@@ -19,7 +19,7 @@ def test_the_blocks_of_the_documents_do_in_a_guest_what_they_say(tmp_path: Path)
     commands = [command for _, command in found]
     assert len(commands) > 10
     text = "mkdir /tmp/jobs\nexport NO_COLOR=1 TERM=dumb COLUMNS=120\n" + script(commands, "/tmp/jobs")
-    result = vm.run(["bash", "-c", text], disks=[f"{image(tmp_path, 'disk.img', 64 * MIB)},serial=DEMO0"], timeout=600)
+    result = vm.run(["bash", "-c", text], disks=[f"{image(tmp_path, 'disk.img', 64 * MIB)},serial=DEMO0"], timeout=900)
     printed = results((result.stdout or b"").decode(errors="replace"), len(commands))
     for (block, command), one in zip(found, printed, strict=False):
         check(block, [command], [one])
