@@ -71,7 +71,7 @@ def _in_background(command: Command, file: str) -> list[str]:
     count = len((command.output or "").strip("\n").splitlines())
     body = command.text.rstrip().removesuffix("&").rstrip()
     return [
-        f"{body} >'{file}' 2>&1 &",
+        f": >'{file}'; {body} >>'{file}' 2>&1 &",
         f"for _ in $(seq 1200); do [ $(wc -l <'{file}') -lt {count} ] && kill -0 $! && sleep 0.1 || break; done",
         f"cat '{file}'",
     ]
