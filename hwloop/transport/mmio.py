@@ -11,12 +11,14 @@ from dataclasses import replace
 from enum import IntEnum
 from typing import Self
 
+from cython_ring import Doorbell
 from hwloop.deadline import RESET_SECONDS, wait_until
 from hwloop.errors import AlreadyUsed, ConfigSpaceMissing, DeviceLost, InvalidParam, TransportError
 from hwloop.hal.base import Hal
 from hwloop.spec import PAGE_SIZE, DeviceStatus, DeviceType, DeviceTypeError, Feature, InterruptStatus, PhysAddr
 from hwloop.transport.base import Transport
 from hwloop.transport.legacy_block import page_frame_number
+from hwloop.transport.mapped_doorbell import mapped_doorbell
 from hwloop.transport.mmio_errors import (
     ALL_ONES,
     BadMagic,
@@ -246,6 +248,10 @@ class MmioTransport(Transport):
         if queue not in self._sizes:
             raise InvalidParam(f"queue {queue} is not set up, so it cannot be notified")
         self._doorbell.write32(0, queue if data is None else data)
+
+    def doorbell(self, queue: int) -> Doorbell | None:
+        """None where the register is not mapped."""
+        return mapped_doorbell(self._doorbell, queue, self.negotiated, width=4) if queue in self._sizes else None
 
     # --- Interrupts and configuration ---------------------------------------------------------------------------------
 

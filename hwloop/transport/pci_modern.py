@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
+from cython_ring import Doorbell
 from hwloop.deadline import RESET_SECONDS, wait_until
 from hwloop.errors import ConfigSpaceMissing, InvalidParam, TransportError
 from hwloop.hal.base import Hal
 from hwloop.spec import DeviceStatus, Feature, InterruptStatus, PhysAddr
+from hwloop.transport.mapped_doorbell import mapped_doorbell
 from hwloop.transport.pci_capability import CfgType, VirtioCapability, choose, require, virtio_capabilities
 from hwloop.transport.pci_common import (
     NO_VECTOR,
@@ -122,6 +124,8 @@ class PciTransport(PciFunctionTransport):
         self._bars = bars
         self._hal = hal
         self._doorbells: dict[int, Region] = {}
+        # Until the end: a queue that is reset and set up again has its register where loops know it to be.
+        self._mapped: dict[tuple[int, int], Region] = {}
         with ExitStack() as stack:
             self._resources = stack
             common = self._map(self.structures.common)
@@ -183,7 +187,6 @@ class PciTransport(PciFunctionTransport):
         common.queue_desc.write(descriptors)
         common.queue_driver.write(driver_area)
         common.queue_device.write(device_area)
-        self._drop_doorbell(queue)
         self._doorbells[queue] = self._map_doorbell(queue)
         common.queue_enable.write(1)
         if common.queue_enable.read() != 1:
@@ -202,7 +205,7 @@ class PciTransport(PciFunctionTransport):
                 RESET_SECONDS,
                 section="4.1.4.3.2",
             )
-        self._drop_doorbell(queue)
+        self._doorbells.pop(queue, None)
 
     def queue_used(self, queue: int) -> bool:
         return self._select(queue) and self._common.queue_enable.read() == 1
@@ -219,6 +222,11 @@ class PciTransport(PciFunctionTransport):
             doorbell.write16(0, queue)
         else:
             doorbell.write32(0, data)
+
+    def doorbell(self, queue: int) -> Doorbell | None:
+        """None where the register is not mapped, as in a guest that is only reached over a socket."""
+        region = self._doorbells.get(queue)
+        return mapped_doorbell(region, queue, self.negotiated, width=2) if region is not None else None
 
     # --- Interrupts and configuration ---------------------------------------------------------------------------------
 
@@ -269,8 +277,9 @@ class PciTransport(PciFunctionTransport):
                 yield from read_block(self._queue_reset, f"queue {queue}")
 
     def close(self) -> None:
-        for queue in list(self._doorbells):
-            self._drop_doorbell(queue)
+        self._doorbells.clear()
+        while self._mapped:
+            self._mapped.popitem()[1].close()
         self._resources.close()
 
     # --- Private ------------------------------------------------------------------------------------------------------
@@ -293,12 +302,10 @@ class PciTransport(PciFunctionTransport):
                 section="4.1.4.4",
             )
         base = self._bars[notify.bar].address + notify.offset
-        return self._hal.mmio_phys_to_virt(PhysAddr(base + offset), width, hot=True)
-
-    def _drop_doorbell(self, queue: int) -> None:
-        doorbell = self._doorbells.pop(queue, None)
-        if doorbell is not None:
-            doorbell.close()
+        if (queue, width) not in self._mapped:
+            place = PhysAddr(base + offset)
+            self._mapped[queue, width] = self._hal.mmio_phys_to_virt(place, width, hot=True)
+        return self._mapped[queue, width]
 
     def _select(self, queue: int) -> bool:
         """Point the per-queue registers at a queue. False when the device has fewer queues."""

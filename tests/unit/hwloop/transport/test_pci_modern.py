@@ -455,13 +455,15 @@ def test_closing_gives_up_every_window_and_may_be_repeated() -> None:
         transport.notify(0)
 
 
-def test_a_queue_that_is_set_again_after_a_reset_has_one_doorbell() -> None:
+def test_a_queue_that_is_set_again_after_a_reset_has_the_same_doorbell_until_the_end() -> None:
     machine = Machine()
     transport = begun(machine)
     set_queue(machine, transport)
     first = transport._doorbells[0]
     transport.begin_init(MODERN)
     set_queue(machine, transport)
+    assert transport._doorbells[0] is first
+    transport.close()
     with pytest.raises(RegionClosed):
         first.write16(0, 0)
 
