@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import pytest
+from jsonschema import Draft202012Validator
+
+from hwloop import session
+from hwloop.cli.main import run
+from hwloop.device.block import BlockDevice
 from hwloop.filter.chrome import chrome_trace
 from hwloop.filter.event import NO_STATUS, Event, Kind
 
@@ -67,3 +75,78 @@ def test_what_never_completed_is_a_beginning_without_an_end() -> None:
 def test_the_rest_are_instants() -> None:
     names = [entry["name"] for entry in export(REQUESTS) if entry["ph"] == "i"]
     assert names == ["queue 0: notify", "interrupt", "queue 0: used head 7: 1 bytes written"]
+
+
+# --- As a viewer takes it ---------------------------------------------------------------------------------------------
+
+
+def phase(ph: str, *required: str, **properties: object) -> dict[str, object]:
+    """What the Trace Event Format requires of the events of one phase, and what Perfetto's importer reads."""
+    usual = {"ph": {"const": ph}, "name": {"type": "string", "minLength": 1}, "pid": _UINT32, "tid": _UINT32}
+    return {"required": ["ph", "name", "pid", *required], "properties": {**usual, **properties}}
+
+
+_UINT32 = {"type": "integer", "minimum": 0, "maximum": 0xFFFFFFFF}
+_TIME = {"type": "number", "minimum": 0}
+_FORMAT = {
+    "type": "object",
+    "required": ["traceEvents"],
+    "properties": {
+        "displayTimeUnit": {"enum": ["ms", "ns"]},
+        "otherData": {"additionalProperties": {"type": "string"}},
+        "traceEvents": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "oneOf": [
+                    phase("X", "ts", "dur", "tid", ts=_TIME, dur=_TIME, args={"type": "object"}),
+                    phase("B", "ts", "tid", ts=_TIME, args={"type": "object"}),
+                    phase("i", "ts", "tid", "s", ts=_TIME, s={"enum": ["t", "p", "g"]}),
+                    phase("C", "ts", "args", ts=_TIME, args={"additionalProperties": {"type": "number"}}),
+                    phase(
+                        "M", "tid", "args",
+                        name={"enum": ["process_name", "thread_name", "thread_sort_index"]},
+                        args={"anyOf": [
+                            {"required": ["name"], "properties": {"name": {"type": "string", "minLength": 1}}},
+                            {"required": ["sort_index"], "properties": {"sort_index": {"type": "integer"}}},
+                        ]},
+                    ),
+                ],
+            },
+        },
+    },
+}  # fmt: skip
+
+
+def check_format(trace: dict[str, Any]) -> None:
+    """The events have the shape of their phase; slices of a track do not overlap; each track has a name."""
+    Draft202012Validator(_FORMAT).validate(trace)
+    tracks: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    named = {entry["tid"] for entry in trace["traceEvents"] if entry["name"] == "thread_name"}
+    for entry in trace["traceEvents"]:
+        if entry["ph"] in "XB":
+            tracks[entry["tid"]].append((entry["ts"], entry["ts"] + entry.get("dur", float("inf"))))
+    assert set(tracks) <= named
+    for spans in tracks.values():
+        assert all(before[1] <= after[0] for before, after in pairwise(sorted(spans)))
+
+
+def test_what_a_viewer_requires_is_there() -> None:
+    trace = chrome_trace(REQUESTS, {"target": "disk", "started_ns": 1000, "pid": 7, "data": False})
+    assert {entry["ph"] for entry in trace["traceEvents"]} == set("XBiCM")
+    check_format(trace)
+
+
+@pytest.mark.parametrize("options", ["", "packed=on&", "packed=on&indirect=off&in-order=off&"])
+def test_a_trace_of_many_requests_at_once_is_one_that_a_viewer_takes(tmp_path: Path, options: str) -> None:
+    with session.open(f"fake:1M?{options}filter=trace:{tmp_path / 't'}") as disk:
+        assert isinstance(disk, BlockDevice)
+        for _ in range(10):
+            tokens = [disk.submit_read(sector, 512) for sector in range(8)]
+            for token in reversed(tokens):
+                disk.wait(token)
+    assert run(["trace", "export", str(tmp_path / "t"), "-o", str(tmp_path / "t.json")]) == 0
+    trace = json.loads((tmp_path / "t.json").read_text())
+    check_format(trace)
+    assert [entry["name"] for entry in trace["traceEvents"] if entry["ph"] == "X"] == ["read"] * 80
+    assert not [entry for entry in trace["traceEvents"] if entry["ph"] == "B"]
