@@ -71,7 +71,8 @@ def command(
             with progress("copying", total, wanted=show_progress) as report:
                 copy(reading, writing, job, report, outcome)
         except BaseException as ending:
-            ending.add_note(f"{bytes_text(outcome.length)} had been copied to {destination}")
+            if outcome.length:
+                ending.add_note(f"{bytes_text(outcome.length)} had been copied to {destination}")
             raise
     _say(source, destination, outcome, as_json)
 

@@ -88,6 +88,7 @@ def discard(
         start, count = _chosen(disk, offset, length)
         ranges = _ranges(disk, "VIRTIO_BLK_F_DISCARD")
         _check_offered(disk, disk.limits.discard, "VIRTIO_BLK_F_DISCARD")
+        ranges.discard_requests([(start, count)])  # refuses what is wrong, and sends nothing
         _run("discarding", target, start, count, ranges.discard, show_progress)
     _say("discarded", target, start, count, as_json)
 
@@ -111,6 +112,7 @@ def secure_erase(
         start, count = _chosen(disk, offset, length)
         ranges = _ranges(disk, "VIRTIO_BLK_F_SECURE_ERASE")
         _check_offered(disk, disk.limits.secure_erase, "VIRTIO_BLK_F_SECURE_ERASE")
+        ranges.secure_erase_requests([(start, count)])  # refuses what is wrong, and sends nothing
         _run("erasing", target, start, count, ranges.secure_erase, show_progress)
     _say("erased", target, start, count, as_json)
 

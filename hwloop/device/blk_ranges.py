@@ -65,6 +65,11 @@ class BlkRanges(BlockDevice):
         QueueFull. What is wrong with the arguments is raised here, and nothing was sent then."""
         return map(self._starter(RequestType.DISCARD), self._format(RequestType.DISCARD, self.limits.discard, ranges))
 
+    def secure_erase_requests(self, ranges: Iterable[Range]) -> Iterator[Callable[[], int]]:
+        """As `discard_requests`, for `secure_erase_ranges`."""
+        kind = RequestType.SECURE_ERASE
+        return map(self._starter(kind), self._format(kind, self.limits.secure_erase, ranges))
+
     def write_zeroes_requests(self, ranges: Iterable[Range], *, unmap: bool = False) -> Iterator[Callable[[], int]]:
         """As `discard_requests`, for `write_zeroes_ranges`."""
         kind, flags = RequestType.WRITE_ZEROES, UNMAP if unmap else 0

@@ -25,6 +25,8 @@ SWITCH = ("on", "off")
 """The values of an option that is a switch."""
 WAIT = {"wait": MODES}
 """The option of every door to a device with queues: how they wait."""
+BLOCK_SIZES = (*(str(512 << shift) for shift in range(8)), *(f"{1 << shift}k" for shift in range(7)))
+"""Sizes of a block in bytes or KiB, for `parse_size`."""
 QUEUE_OPTIONS: dict[str, tuple[str, ...] | None] = {
     **dict.fromkeys(SWITCHES, SWITCH),
     "queues": None,

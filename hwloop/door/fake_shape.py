@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from hwloop.device.blk_formats import Lifetime, PreEol, ZonedModel
 from hwloop.device.fake_blk import BlkFaults, FakeBlk
 from hwloop.device.fake_zones import ZoneShape
-from hwloop.door.base import SWITCH, parse_number
+from hwloop.door.base import BLOCK_SIZES, SWITCH, parse_number
 from hwloop.errors import InvalidParam
 from hwloop.hal.fake import FakeHal
 from hwloop.size import parse_size
@@ -18,12 +18,11 @@ from hwloop.transport.fake_device import Faults
 
 D = TypeVar("D", bound=FakeBlk)
 
-_BLOCK_SIZES = ("512", "1024", "2048", "4096", "8192", "16384", "32768", "65536")
 _MODELS = {"host-managed": ZonedModel.HOST_MANAGED, "host-aware": ZonedModel.HOST_AWARE, "none": ZonedModel.NONE}
 _WORD = range(1 << 32)
 
 SHAPE = {
-    "block-size": _BLOCK_SIZES,
+    "block-size": BLOCK_SIZES,
     "queue-size": None,
     "queues": None,
     "read-only": SWITCH,
@@ -91,7 +90,7 @@ class FakeShape:
     def __init__(self, size: int, options: Mapping[str, str]) -> None:
         self.size = size
         self._options = options
-        self.block_size = int(options.get("block-size", SECTOR_SIZE))
+        self.block_size = parse_size(options.get("block-size", str(SECTOR_SIZE)))
         self._zones = self._parse_zones()
         self._arguments: dict[str, Any] = {
             "queue_size": self._number("queue-size", range(1 << 16), 64),

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 
 from hwloop.door import guestless
-from hwloop.door.base import SWITCH, WAIT, Opened, Place, check_options
+from hwloop.door.base import BLOCK_SIZES, SWITCH, WAIT, Opened, Place, check_options
 from hwloop.errors import InvalidParam, SetupError
 from hwloop.qtest.machine import MACHINES
 from hwloop.qtest.qemu import QemuMachine
 from hwloop.queue_options import SWITCHES
 from hwloop.signals import shield
+from hwloop.size import parse_size
 from hwloop.spec import SECTOR_SIZE, DeviceType
 from hwloop.target import Target
 from udev import Sysfs
@@ -29,14 +30,13 @@ DEVICE_ID = "hwloop0"
 DISK_NODE = "disk0"
 """What QEMU calls the image, for QMP."""
 
-_BLOCK_SIZES = tuple(str(512 << shift) for shift in range(8))
 _PCI_OPTIONS = {"legacy": SWITCH, "transitional": SWITCH, "mode": ("modern", "legacy")}
 _MMIO_OPTIONS = {"mmio-version": ("1", "2")}
 _DISK_OPTIONS = {
     "format": ("raw", "qcow2"),
     "read-only": SWITCH,
     "serial": None,
-    "block-size": _BLOCK_SIZES,
+    "block-size": BLOCK_SIZES,
     "write-cache": SWITCH,
     "num-queues": None,
     "queues": None,
@@ -183,7 +183,7 @@ class QemuPlace(Place):
     def disk_arguments(self) -> list[str]:
         """The image and the disk."""
         read_only = self.options.get("read-only", "off")
-        size = self.options.get("block-size")
+        size = self.options.get("block-size") and str(parse_size(self.options["block-size"]))
         cache = self.options.get("write-cache", "on")
         # What is discarded, or zeroed with leave to unmap, becomes a hole of the image.
         node_options = {"read-only": read_only, "discard": "unmap"}

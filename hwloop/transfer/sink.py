@@ -68,9 +68,7 @@ class DiskSink(Sink):
     Zeros are WRITE_ZEROES requests, which may also give up the space, where the device has them, and else are written.
     """
 
-    def __init__(
-        self, disk: BlockDevice, name: str, *, may_write_zeroes: bool = True, unmap: bool | None = None
-    ) -> None:
+    def __init__(self, disk: BlockDevice, name: str, *, may_write_zeroes: bool = True, unmap: bool = True) -> None:
         self.disk = disk
         self.name = name
         self._writer = BlockWriter(disk)
@@ -116,13 +114,13 @@ class DiskSink(Sink):
         self.disk.close()
 
 
-def write_zeroes_of(disk: BlockDevice, *, unmap: bool | None = None) -> Callable[[int, int], object] | None:
-    """The disk's own way to zero a range of whole blocks, or None when it has none. `unmap`: give up the space; None:
-    where the disk says that it would."""
+def write_zeroes_of(disk: BlockDevice, *, unmap: bool = True) -> Callable[[int, int], object] | None:
+    """The disk's own way to zero a range of whole blocks, or None when it has none. With `unmap` it may give up the
+    space; qemu-storage-daemon does, though its write_zeroes_may_unmap says that it would not."""
     limits = disk.limits
     if not isinstance(disk, BlkRanges) or limits.write_zeroes is None:
         return None
-    return partial(disk.write_zeroes, unmap=limits.write_zeroes_may_unmap if unmap is None else unmap)
+    return partial(disk.write_zeroes, unmap=unmap)
 
 
 class FileSink(Sink):

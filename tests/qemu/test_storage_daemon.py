@@ -1,4 +1,4 @@
-"""qemu-storage-daemon killed and started again under a disk of ours: it keeps no notes of what was in flight."""
+"""qemu-storage-daemon as a disk of ours, also killed and started again: it keeps no notes of what was in flight."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import hwloop
+from hwloop.cli.main import run
 from hwloop.deadline import Deadline
 from hwloop.device.blk import VirtioBlk
 from hwloop.errors import DeviceChanged, DeviceLost, SetupError
@@ -38,7 +39,7 @@ class Daemon:
             image.truncate(size)
 
     def start(self) -> None:
-        node = f"driver=file,node-name=disk0,filename={self.image}"
+        node = f"driver=file,node-name=disk0,filename={self.image},discard=unmap"
         export = (
             "type=vhost-user-blk,id=export0,node-name=disk0,writable=on,num-queues=1,addr.type=unix,"
             f"addr.path={self.path}"
@@ -121,3 +122,13 @@ def test_one_that_comes_back_with_another_image_is_refused(daemon: Daemon) -> No
         with pytest.raises(DeviceChanged, match="came back with 4096 sectors"):
             disk.write(0, b"x" * 512)
     assert daemon.image.read_bytes() == bytes(2 * SIZE)
+
+
+def test_zeros_that_are_copied_to_it_become_holes_of_its_image(daemon: Daemon, tmp_path: Path) -> None:
+    daemon.image.write_bytes(b"\xff" * SIZE)
+    source = tmp_path / "source.img"
+    source.write_bytes(random.Random(1).randbytes(SIZE // 8))
+    os.truncate(source, SIZE)
+    assert run(["copy", str(source), f"vhost-user:{daemon.path}"]) == 0
+    assert daemon.image.read_bytes() == source.read_bytes()
+    assert daemon.image.stat().st_blocks * 512 <= SIZE // 4

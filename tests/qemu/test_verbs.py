@@ -34,4 +34,4 @@ def test_verb(verb: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> N
         "console": "qemu:none?device=console",
         "folder": str(tmp_path),
     }
-    verbs.run_all({**VERBS, **HERE}[verb], values, capfd, with_json=True)
+    verbs.run_all({**VERBS, **HERE}[verb], values, capfd, more=True)

@@ -202,7 +202,9 @@ def test_what_a_disk_cannot_do_is_exit_status_2(
     machine: Machine, capfd: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     assert run(arguments) == 2
-    assert words in capfd.readouterr().err
+    err = capfd.readouterr().err
+    assert words in err
+    assert f"of {arguments[1]}, from byte" not in err, "nothing is announced that is not done"
     assert machine.given_back()
 
 

@@ -37,6 +37,12 @@ def test_its_shape_can_be_chosen() -> None:
             disk.write(0, bytes(4096))
 
 
+@pytest.mark.parametrize(("text", "size"), [("512", 512), ("4096", 4096), ("4k", 4096), ("64k", 65536)])
+def test_a_block_size_is_spelled_like_any_size(text: str, size: int) -> None:
+    with opened(f"fake:1M?block-size={text}") as disk:
+        assert disk.block_size() == size
+
+
 def test_every_switch_of_the_device_is_an_option() -> None:
     switches = [*fields(Faults), *fields(BlkFaults)]
     assert switches
