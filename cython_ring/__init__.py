@@ -6,7 +6,7 @@ and how a device is notified are other packages' business. `DeviceSideSplit` and
 strict mocks for tests; `Loopback` and `PackedLoopback` join the two.
 """
 
-from cython_ring.buffer import DmaBuffer
+from cython_ring.buffer import DmaBuffer, address_of
 from cython_ring.device_packed import DeviceSidePacked
 from cython_ring.device_side import Chain, DeviceSideSplit
 from cython_ring.doorbell import Doorbell
@@ -42,6 +42,7 @@ __all__ = [
     "SlotMemory",
     "SplitLayout",
     "SplitRing",
+    "address_of",
     "packed_layout",
     "split_layout",
 ]

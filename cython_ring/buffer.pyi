@@ -2,6 +2,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self, final
 
+from typing_extensions import Buffer
+
+def address_of(buffer: Buffer) -> int: ...
+
 @final
 class DmaBuffer:
     """`length` bytes at `address` in this process, which the device finds at `device_address`."""

@@ -8,7 +8,17 @@ from libc.stdint cimport uint64_t, uintptr_t
 
 from cython_ring.errors import RingUsageError
 
-__all__ = ["DmaBuffer"]
+__all__ = ["DmaBuffer", "address_of"]
+
+
+def address_of(buffer):
+    """Where the first byte of a contiguous buffer is, which may be read-only. Nothing keeps it there."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+    try:
+        return <uintptr_t>view.buf
+    finally:
+        PyBuffer_Release(&view)
 
 
 @cython.final

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from cython_ring import DmaBuffer, RingUsageError
+from cython_ring import DmaBuffer, RingUsageError, address_of
 from hwloop.device.base import Device
 from hwloop.errors import DeviceClosed, InvalidParam
 from hwloop.hal.base import BufferDirection, Dma, pages_for
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class BlkMemory(Device):
-    """Adds `alloc` to a disk with `queues`."""
+    """Adds `alloc` and `register` to a disk with `queues`."""
 
     queues: list[BlkQueue]
     _allocated: list[DmaBuffer]
@@ -36,7 +36,34 @@ class BlkMemory(Device):
         if self._closed:
             raise DeviceClosed("the disk is closed", remedy="open it again")
         memory = Dma(self.hal, pages_for(size), BufferDirection.Both)
-        buffer = DmaBuffer(memory.vaddr, memory.paddr, size, owner=memory, release=memory.close)
+        return self._keep(DmaBuffer(memory.vaddr, memory.paddr, size, owner=memory, release=memory.close))
+
+    def register(self, buffer: Buffer) -> DmaBuffer:
+        """Memory of the caller's own, whole pages such as `mmap.mmap(-1, size)`, as a DmaBuffer: the device reads and
+        writes it in place. One that is read-only can only be written to the disk.
+
+        It lasts as one of `alloc` does; until its `close()` the pages stay where they are, and a child process does not
+        inherit them. Raises InvalidParam for what is not whole pages; Unsupported where the device cannot be shown
+        them: over VFIO without VIRTIO_F_ACCESS_PLATFORM, UIO, /dev/mem, vhost-user, and QEMU's test server. DmaError,
+        DeviceClosed.
+        """
+        if self._closed:
+            raise DeviceClosed("the disk is closed", remedy="open it again")
+        paddr = self.hal.register(buffer)
+        view = memoryview(buffer)
+        return self._keep(
+            DmaBuffer(
+                address_of(view),
+                paddr,
+                view.nbytes,
+                writable=not view.readonly,
+                read_only=view.readonly,
+                owner=view,
+                release=lambda: self.hal.unregister(paddr),
+            )
+        )
+
+    def _keep(self, buffer: DmaBuffer) -> DmaBuffer:
         self._allocated = [known for known in self._allocated if not known.closed]
         self._allocated.append(buffer)
         return buffer

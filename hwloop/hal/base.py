@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ctypes
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from hwloop.errors import DeviceClosed, DmaError, HwloopError, InvalidParam, Unsupported
 from hwloop.hal.arena import Arena
+from hwloop.hal.registered import CallersMemory
 from hwloop.owner import Owner
 from hwloop.spec import PAGE_SIZE, PhysAddr
 
@@ -75,6 +77,22 @@ class Hal(Owner):
     def unshare(self, paddr: PhysAddr, buffer: Buffer, direction: BufferDirection) -> None:
         """End a `share`; afterwards the buffer holds what the device wrote."""
 
+    def register(self, buffer: Buffer) -> PhysAddr:
+        """Let the device reach whole pages of the caller's own, in place, and return where it finds them. It may write
+        them too, unless they are read-only. They stay where they are until `unregister`.
+
+        Raises InvalidParam for what is not whole pages, DmaError, Unsupported where the device reaches nothing but
+        memory of the Hal's own.
+        """
+        raise Unsupported(
+            f"the {self.name} HAL cannot let a device reach memory that it has not allocated itself",
+            remedy="use alloc()",
+        )
+
+    def unregister(self, paddr: PhysAddr) -> None:
+        """End a `register`. Raises DmaError for what was not registered."""
+        raise DmaError(f"nothing is registered at {paddr:#x}")
+
     def interrupt(self, vector: int | None = None) -> Interrupt | None:
         """The device's line (`vector` None) or one of its MSI-X vectors; None where there is none: then poll.
 
@@ -132,13 +150,15 @@ class BounceHal(Hal):
     """A Hal whose memory is arenas, one set for each direction; buffers are copied in and out of them.
 
     Copying keeps Python objects from ever being DMA targets, and lets an IOMMU enforce the direction. A back end only
-    says how an arena comes and goes (`_new_arena`, `_free_arena`).
+    says how an arena comes and goes (`_new_arena`, `_free_arena`), and where it can, how pages of a caller's do
+    (`_adopt`, `_free_arena`).
     """
 
     arena_bytes = 2 << 20
 
     def __init__(self) -> None:
         self._arenas: dict[BufferDirection, list[Arena]] = {direction: [] for direction in BufferDirection}
+        self._registered: dict[int, Arena] = {}
         self._quarantined = False
         self._closed = False
 
@@ -149,6 +169,11 @@ class BounceHal(Hal):
     @abstractmethod
     def _free_arena(self, arena: Arena) -> None:
         """Take it from the device, then free it."""
+
+    def _adopt(self, memory: CallersMemory) -> Arena | None:
+        """Map it for the device, which may write it unless it is read-only; `_free_arena` ends that. None where that
+        cannot be. Raises DmaError, or the kernel's OSError."""
+        return None
 
     def dma_alloc(self, pages: int, direction: BufferDirection) -> tuple[PhysAddr, int]:
         if pages <= 0:
@@ -186,6 +211,24 @@ class BounceHal(Hal):
             arena.copy_out(offset, view)
         self._release(arena, offset)
 
+    def register(self, buffer: Buffer) -> PhysAddr:
+        self._check_open()
+        with ExitStack() as stack:
+            memory = stack.enter_context(CallersMemory(buffer))
+            with _explained(memory.size):
+                arena = self._adopt(memory)
+            if arena is None:
+                return super().register(buffer)
+            self._registered[arena.iova] = arena
+            stack.pop_all()
+        return PhysAddr(arena.iova)
+
+    def unregister(self, paddr: PhysAddr) -> None:
+        if paddr not in self._registered:
+            super().unregister(paddr)
+        if not self._quarantined:
+            self._free_arena(self._registered.pop(paddr))
+
     def vaddr_of(self, paddr: PhysAddr) -> int:
         """Our address of a device address. Raises DmaError for one that is not ours."""
         arena = self._arena_of(paddr)
@@ -198,12 +241,14 @@ class BounceHal(Hal):
 
     def quarantine(self) -> None:
         self._quarantined = True
-        _QUARANTINE.append(self._arenas)
+        _QUARANTINE.append((self._arenas, self._registered))
 
     def release_memory(self) -> None:
         self._closed = True
         if self._quarantined:
             return
+        for paddr in list(self._registered):
+            self.unregister(PhysAddr(paddr))
         for arenas in self._arenas.values():
             while arenas:
                 self._free_arena(arenas.pop())
@@ -212,27 +257,22 @@ class BounceHal(Hal):
         self.release_memory()
 
     def _allocate(self, size: int, direction: BufferDirection) -> tuple[Arena, int]:
-        if self._closed:
-            raise DeviceClosed(f"the {self.name} HAL is closed")
+        self._check_open()
         for arena in self._arenas[direction]:
             offset = arena.allocate(size)
             if offset is not None:
                 return arena, offset
-        arena = self._grow(max(size, self.arena_bytes), direction)
+        wanted = max(size, self.arena_bytes)
+        with _explained(wanted):
+            arena = self._new_arena(wanted, direction)
         self._arenas[direction].append(arena)
         offset = arena.allocate(size)
         assert offset is not None, "a new arena holds what it was made for"
         return arena, offset
 
-    def _grow(self, size: int, direction: BufferDirection) -> Arena:
-        """A new arena; what the system says of its own is a DmaError too."""
-        try:
-            return self._new_arena(size, direction)
-        except HwloopError:
-            raise
-        except (OSError, OverflowError) as error:
-            code, text = (error.errno, error.strerror) if isinstance(error, OSError) else (None, str(error))
-            raise DmaError(f"cannot allocate {size >> 10} KiB of memory for the device: {text}", errno=code) from error
+    def _check_open(self) -> None:
+        if self._closed:
+            raise DeviceClosed(f"the {self.name} HAL is closed")
 
     def _arena_of(self, paddr: int) -> Arena:
         for arenas in self._arenas.values():
@@ -244,6 +284,18 @@ class BounceHal(Hal):
     def _release(self, arena: Arena, offset: int) -> None:
         if not self._quarantined:
             arena.release(offset)
+
+
+@contextmanager
+def _explained(size: int) -> Iterator[None]:
+    """What the system says of its own about memory is a DmaError too."""
+    try:
+        yield
+    except HwloopError:
+        raise
+    except (OSError, OverflowError) as error:
+        code, text = (error.errno, error.strerror) if isinstance(error, OSError) else (None, str(error))
+        raise DmaError(f"cannot allocate {size >> 10} KiB of memory for the device: {text}", errno=code) from error
 
 
 class Dma(Owner):

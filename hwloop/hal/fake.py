@@ -15,6 +15,7 @@ from hwloop.hal.fake_interrupt import FakeInterrupts
 from hwloop.hal.interrupt import Interrupt
 from hwloop.hal.iova import IovaAllocator
 from hwloop.hal.memory import AnonymousMemory
+from hwloop.hal.registered import CallersMemory
 from mmio import Window
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # Far from any address of ours, and each arena in a range of its own, so that the space between two always faults. Below
 # 2**44, which is all that a legacy device can be told.
 _RANGES = [(base << 36, (base << 36) + (64 << 20) - 1) for base in range(0x11, 0x51)]
+_ADOPTED = (0x60 << 36, (0x70 << 36) - 1)
 _READABLE = (BufferDirection.DriverToDevice, BufferDirection.Both)
 _WRITABLE = (BufferDirection.DeviceToDriver, BufferDirection.Both)
 
@@ -47,10 +49,13 @@ class FakeHal(BounceHal):
         self.regions = regions or {}
         self.ports: dict[int, Region] = {}
         self._ranges = iter(_RANGES)
+        self._adopted = IovaAllocator([_ADOPTED])
         self.leaked: list[tuple[int, int]] = []
 
     def translate(self, address: int, length: int, writable: bool) -> int:
         """Our address of `length` bytes that the device reads or writes at a device address. Raises DmaFault."""
+        if (place := self._translate_registered(address, length, writable)) is not None:
+            return place
         allowed = _WRITABLE if writable else _READABLE
         for direction, arenas in self._arenas.items():
             for arena in arenas:
@@ -60,10 +65,18 @@ class FakeHal(BounceHal):
                     raise DmaFault(f"the device may not {_verb(writable)} {length} bytes at {address:#x}")
         raise DmaFault(f"no memory of {length} bytes is shared with the device at {address:#x}")
 
+    def _translate_registered(self, address: int, length: int, writable: bool) -> int | None:
+        for arena in self._registered.values():
+            if arena.iova <= address and address + length <= arena.iova + arena.size:
+                if writable and isinstance(arena.owner, CallersMemory) and arena.owner.read_only:
+                    raise DmaFault(f"the device may not write {length} bytes at {address:#x}: they are read-only")
+                return arena.vaddr + (address - arena.iova)
+        return None
+
     def leaks(self) -> list[tuple[int, int]]:
         """(device address, bytes) of every allocation that is outstanding, or was when the memory was released."""
         held = [piece for arenas in self._arenas.values() for arena in arenas for piece in arena.outstanding()]
-        return self.leaked + held
+        return self.leaked + held + [(arena.iova, arena.size) for arena in self._registered.values()]
 
     def mmio_phys_to_virt(self, paddr: int, size: int, *, hot: bool = False) -> Region:
         return _window(self.regions, paddr, size)
@@ -83,9 +96,15 @@ class FakeHal(BounceHal):
         iova = IovaAllocator([free] if free else []).allocate(memory.size, 4096)
         return Arena(memory.address, iova, memory.size, memory)
 
+    def _adopt(self, memory: CallersMemory) -> Arena:
+        # A page more, so that the space behind it faults, too.
+        return Arena(memory.address, self._adopted.allocate(memory.size + 4096, 4096), memory.size, memory)
+
     def _free_arena(self, arena: Arena) -> None:
         self.leaked += arena.outstanding()
-        if isinstance(arena.owner, AnonymousMemory):
+        if isinstance(arena.owner, CallersMemory):
+            self._adopted.release(arena.iova)
+        if isinstance(arena.owner, (AnonymousMemory, CallersMemory)):
             arena.owner.close()
 
 

@@ -48,6 +48,12 @@ class HalFilter(Hal):
     def unshare(self, paddr: PhysAddr, buffer: Buffer, direction: BufferDirection) -> None:
         self.inner.unshare(paddr, buffer, direction)
 
+    def register(self, buffer: Buffer) -> PhysAddr:
+        return self.inner.register(buffer)
+
+    def unregister(self, paddr: PhysAddr) -> None:
+        self.inner.unregister(paddr)
+
     def interrupt(self, vector: int | None = None) -> Interrupt | None:
         return self.inner.interrupt(vector)
 

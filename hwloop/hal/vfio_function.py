@@ -15,8 +15,10 @@ from hwloop.hal.arena import Arena
 from hwloop.hal.base import BounceHal, BufferDirection
 from hwloop.hal.memory import HUGE_PAGE, AnonymousMemory
 from hwloop.hal.physical import Pagemap, physical_arena
+from hwloop.hal.registered import CallersMemory
 from hwloop.hal.vfio_interrupt import VfioInterrupt, VfioInterrupts
 from hwloop.owner import Owner
+from hwloop.spec import PAGE_SIZE
 from mmio import FdRegion, MappedFile, Window
 from pci import FdConfigAccess, IoBar, MemoryBar
 
@@ -145,6 +147,17 @@ class ConfinedFunction(VfioFunction):
             raise _map_error(error, size) from error
         return arena
 
+    def _adopt(self, memory: CallersMemory) -> Arena | None:
+        if self._pagemap is not None:
+            return None  # A device that may go past the IOMMU: it would find somebody else's pages there.
+        arena = Arena(memory.address, self._iovas.allocate(memory.size, PAGE_SIZE), memory.size, memory)
+        try:
+            self._map(arena, BufferDirection.DriverToDevice if memory.read_only else BufferDirection.Both)
+        except OSError as error:
+            self._iovas.release(arena.iova)
+            raise _map_error(error, memory.size) from error
+        return arena
+
     def _arena_anywhere(self, size: int) -> Arena:
         memory = AnonymousMemory(size)
         return Arena(memory.address, self._iovas.allocate(memory.size, HUGE_PAGE), memory.size, memory)
@@ -154,7 +167,7 @@ class ConfinedFunction(VfioFunction):
         self._drop(arena)
 
     def _drop(self, arena: Arena) -> None:
-        if isinstance(arena.owner, AnonymousMemory):
+        if isinstance(arena.owner, (AnonymousMemory, CallersMemory)):
             self._iovas.release(arena.iova)
         if isinstance(arena.owner, Owner):
             arena.owner.close()

@@ -19,8 +19,10 @@ from hwloop.hal.base import BounceHal, BufferDirection
 from hwloop.hal.eventfd_interrupt import EventfdInterrupt, new_eventfd
 from hwloop.hal.iova import IovaAllocator
 from hwloop.hal.memory import HUGE_PAGE, FileMemory
+from hwloop.hal.registered import CallersMemory
 from hwloop.hal.vfio_function import describe_locked_limit, open_node
 from hwloop.hal.vhost_vdpa_ioctl import Access, BackendFeature
+from hwloop.spec import PAGE_SIZE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,6 +117,16 @@ class VhostVdpaHal(BounceHal):
             raise _map_error(error, size) from error
         return arena
 
+    def _adopt(self, memory: CallersMemory) -> Arena:
+        """A device that is a process can be given no memory but that of a file that is shared."""
+        arena = Arena(memory.address, self._iovas.allocate(memory.size, PAGE_SIZE), memory.size, memory)
+        try:
+            vdpa.map_memory(self.fd, arena.vaddr, arena.iova, arena.size, Access.RO if memory.read_only else Access.RW)
+        except OSError as error:
+            self._iovas.release(arena.iova)
+            raise _map_error(error, memory.size) from error
+        return arena
+
     def _free_arena(self, arena: Arena) -> None:
         try:
             vdpa.unmap_memory(self.fd, arena.iova, arena.size)
@@ -123,7 +135,7 @@ class VhostVdpaHal(BounceHal):
 
     def _drop(self, arena: Arena) -> None:
         self._iovas.release(arena.iova)
-        if isinstance(arena.owner, FileMemory):
+        if isinstance(arena.owner, (FileMemory, CallersMemory)):
             arena.owner.close()
 
 

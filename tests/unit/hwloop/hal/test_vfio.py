@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import resource
 import struct
@@ -13,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from hwloop.errors import AlreadyUsed, DeviceClosed, DmaError, InvalidParam, SetupError, exit_code_of
+from cython_ring import address_of
+from hwloop.errors import AlreadyUsed, DeviceClosed, DmaError, InvalidParam, SetupError, Unsupported, exit_code_of
 from hwloop.hal import vfio_ioctl as vfio
 from hwloop.hal.base import BufferDirection
 from hwloop.hal.memory import HUGE_PAGE
@@ -371,3 +373,41 @@ def test_addresses_cannot_be_changed_under_memory_that_is_mapped(kernel: Kernel)
         hal.dma_alloc(1, BufferDirection.Both)
         with pytest.raises(AssertionError, match="mapped elsewhere already"):
             hal.use_physical_addresses()
+
+
+# --- Memory of a caller's own -----------------------------------------------------------------------------------------
+
+
+def test_pages_of_a_caller_are_mapped_as_they_are_and_unmapped_before_they_are_given_back(kernel: Kernel) -> None:
+    with mmap.mmap(-1, 8192) as pages, mmap.mmap(-1, 4096, prot=mmap.PROT_READ) as constant, kernel.hal() as hal:
+        first, second = hal.register(pages), hal.register(constant)
+        assert kernel.mapped == {
+            first: (3, address_of(pages), 8192),
+            second: (1, address_of(constant), 4096),
+        }
+        hal.unregister(first)
+        assert list(kernel.mapped) == [second]
+        hal.register(pages)
+        hal.close()
+        assert kernel.mapped == {}
+
+
+def test_pages_that_cannot_be_pinned_are_an_error_and_leave_nothing(kernel: Kernel) -> None:
+    kernel.fail = {vfio.IOMMU_MAP_DMA: errno.ENOMEM}
+    with mmap.mmap(-1, 4096) as pages, kernel.hal() as hal:
+        for _ in range(2):
+            with pytest.raises(DmaError, match="cannot pin 4 KiB for the device"):
+                hal.register(pages)
+        kernel.fail = {}
+        hal.unregister(hal.register(pages))
+
+
+def test_pages_are_not_shown_to_a_device_that_may_go_past_the_iommu(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huge_pages_on_paper(monkeypatch)
+    with mmap.mmap(-1, 4096) as pages, kernel.hal() as hal:
+        hal.use_physical_addresses()
+        with pytest.raises(Unsupported, match=r"use alloc\(\)"):
+            hal.register(pages)
+        assert kernel.mapped == {}
