@@ -682,11 +682,19 @@ cdef inline void taken_move(Taken *source, Taken *to, uint32_t most) noexcept no
     to.count += count
 
 
+cdef class InsideEngine:
+    cdef Ring ring
+    cdef bint open
+
+    cdef int check(self) except -1
+
+
 cdef class Engine:
     cdef EngineState state
     cdef readonly Ring ring
     cdef readonly Doorbell doorbell
     cdef public object waiter
+    cdef InsideEngine inside
     cdef object owner
     cdef set buffers            # what requests went to, kept alive until it is closed
     cdef uint64_t call_tag      # of the call that waits, or of the last one

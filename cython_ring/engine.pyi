@@ -12,6 +12,13 @@ REQUEST_BYTES: Final[int]
 COMPLETION_BYTES: Final[int]
 
 @final
+class InsideEngine:
+    """What a `waiter` may do with the ring of an engine whose call waits."""
+
+    def wait(self, timeout_ns: int, spin_ns: int) -> bool: ...
+    def set_used_notifications(self, enabled: bool) -> None: ...
+
+@final
 class Engine:
     """Submits and reaps requests of one kind on `ring` by the batch; one thread at a time may use it."""
 
@@ -34,7 +41,7 @@ class Engine:
     def ring(self) -> Ring: ...
     @property
     def doorbell(self) -> Doorbell | None: ...
-    waiter: Callable[[float], object] | None
+    waiter: Callable[[float, InsideEngine], object] | None
     @property
     def notifications(self) -> int: ...
     @property

@@ -2,7 +2,9 @@
 # cython: freethreading_compatible=True
 """Requests by the batch: submitted and reaped in loops that touch no Python object."""
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
@@ -26,6 +28,30 @@ cdef uint64_t REMIND_NS = 1000000000
 cdef uint64_t LONGEST_WAIT_NS = <uint64_t>1 << 62
 
 
+@cython.final
+cdef class InsideEngine:
+    """What a `waiter` may do with the ring of an engine whose call waits: as the ring's own methods, and only then."""
+
+    def __cinit__(self, Ring ring not None):
+        self.ring = ring
+
+    cdef int check(self) except -1:
+        if not self.open or self.ring.state.desc == NULL:
+            raise RingUsageError("no call of the engine waits; use the ring itself")
+        return 0
+
+    def wait(self, int64_t timeout_ns, int64_t spin_ns):
+        """As Ring.wait()."""
+        cdef uint64_t now = ring_now_ns()
+        self.check()
+        return self.ring.wait_until(now + clamp_ns(timeout_ns), now + clamp_ns(spin_ns))
+
+    def set_used_notifications(self, bint enabled):
+        """As Ring.set_used_notifications()."""
+        self.check()
+        self.ring.ask_for_notifications(enabled)
+
+
 cdef class Engine:
     """Submits and reaps requests of one kind on `ring` by the batch; one thread at a time may use it.
 
@@ -35,8 +61,9 @@ cdef class Engine:
     request then takes one descriptor of the ring in place of three. What is submitted is published each `publish_every`
     requests and at the end of the call, which rings the `doorbell` at most once. Without one the caller notifies.
 
-    With `whole`, a request also fails when the device says that it wrote less than there was room for. `waiter(seconds)`,
-    if it is set, is called in place of naps to wait for a used notification; it may come back early. Tags whose high half is
+    With `whole`, a request also fails when the device says that it wrote less than there was room for. `waiter(seconds,
+    inside)`, if it is set, is called in place of spinning and naps to wait for a used notification; it may come back early.
+    As the ring itself is closed to it meanwhile, `inside` is what it may ask (InsideEngine). Tags whose high half is
     2**32 - 1 are the engine's own.
 
     The ring must be empty, and its add() and pop() refuse to work from then on; all else of it may be used. No object is
@@ -68,6 +95,7 @@ cdef class Engine:
         self.doorbell = doorbell
         self.owner = owner
         self.buffers = set()
+        self.inside = InsideEngine(ring)
         self.allocate(ring.state.size)
         self.preset()
 
@@ -333,11 +361,14 @@ cdef class Engine:
         cdef uint64_t now
         if self.waiter is None:
             return self.ring.wait_until(until, spin_until)
-        if self.ring.wait_until(min(until, spin_until), spin_until):
-            return True
         now = ring_now_ns()
         if now < until:
-            self.waiter((until - now) * 1e-9)
+            self.inside.open = True
+            try:
+                self.waiter((until - now) * 1e-9, self.inside)
+            finally:
+                self.inside.open = False
+        PyErr_CheckSignals()
         return engine_ready(&self.state, &self.ring.state)
 
     cdef int run_one(self, Request *request, uint32_t parts, uint64_t timeout_ns, Completion *out) except -1:

@@ -234,6 +234,7 @@ cdef class Ring:
     cdef uint64_t total(self, uint32_t first, uint32_t last) noexcept
     cdef int put(self, object readable, object writable) except -1
     cdef bint poll(self, uint64_t until, uint64_t spin_until, uint64_t *nap) noexcept nogil
+    cdef void ask_for_notifications(self, bint enabled) noexcept nogil
     cdef bint wait_until(self, uint64_t deadline, uint64_t spin_until) except -1
     cdef list outstanding_heads(self)
     cdef list parts_of(self, uint16_t head)

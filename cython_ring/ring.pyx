@@ -330,12 +330,14 @@ cdef class Ring:
 
         They are on to begin with. After turning them on, look once more (can_pop) before going to sleep.
         """
-        cdef RingState *s = &self.state
         self.begin()
-        s.muted = not enabled
-        self.format_ask()
-        ring_full_fence(s.platform)
+        self.ask_for_notifications(enabled)
         ring_leave(&self.busy)
+
+    cdef void ask_for_notifications(self, bint enabled) noexcept nogil:
+        self.state.muted = not enabled
+        self.format_ask()
+        ring_full_fence(self.state.platform)
 
     # --- Looking at it ---
 

@@ -22,7 +22,7 @@ from hwloop.hal.interrupt import Interrupt
 from hwloop.queue_areas import LARGEST_SIZE, choose_size, make_areas, make_slots, make_tables
 from hwloop.spec import Feature, PhysAddr
 from hwloop.transport.base import Transport
-from hwloop.waiting import IRQ, Waiter
+from hwloop.waiting import IRQ, POLL, Waiter
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -125,6 +125,12 @@ class VirtQueue:
     def engage(self, user: Engaged) -> None:
         """From now on requests go through the engine of `user`, and no others: `restart` resets that."""
         self._user = user
+        self._wake_user()
+
+    def _wake_user(self) -> None:
+        """Let calls of the engine sleep as `wait` does."""
+        if self._user is not None:
+            self._user.engine.waiter = self.waiter.wait_inside if self.waiter.mode != POLL else None
 
     def reap(self, completions: Buffer) -> int:
         """Take what completed of the requests of `engage`'s user, two 64-bit words each (Engine.reap); how many."""
@@ -227,6 +233,7 @@ class VirtQueue:
         ask it for none."""
         self._live()
         self.waiter.use(line, mode, shared=shared)
+        self._wake_user()
 
     @property
     def interrupts(self) -> int:

@@ -25,6 +25,8 @@ _ADAPTIVE_SPIN_NANOSECONDS = 20_000
 _STORM = 1000
 """Interrupts in a row that bring nothing, within `_STORM_SECONDS`: then the interrupt is off for as long."""
 _STORM_SECONDS = 1.0
+_SHARED_SECONDS = 0.01
+"""How long one of several queues sleeps on an interrupt that they share."""
 
 
 class Ring(Protocol):
@@ -91,36 +93,43 @@ class Waiter:
         if self.mode == ADAPTIVE:
             self._ring.set_used_notifications(False)
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, seconds: float, ring: Ring | None = None) -> bool:
         """Wait for a used buffer, at most so long; False when there is none.
 
-        An interrupt that was lost is no loss beyond `seconds`: the ring is looked at in the end.
+        An interrupt that was lost is no loss beyond `seconds`: the ring is looked at in the end. `ring` is what to ask
+        in place of the ring itself: for a call of an engine, which holds that.
         """
+        ring = ring or self._ring
         line = self._line if self.mode != POLL and not self._masked() else None
         if line is None:
-            return self._ring.wait(int(seconds * 1e9), _POLL_SPIN_NANOSECONDS)
+            return ring.wait(int(seconds * 1e9), _POLL_SPIN_NANOSECONDS)
         if self.mode == IRQ:
-            return self._ring.wait(0, 0) or self._sleep(line, seconds)
+            return ring.wait(0, 0) or self._sleep(line, seconds, ring)
         spin = min(_ADAPTIVE_SPIN_NANOSECONDS, int(seconds * 1e9))
-        if self._ring.wait(spin, spin):
+        if ring.wait(spin, spin):
             return True
-        self._ring.set_used_notifications(True)
+        ring.set_used_notifications(True)
         try:
-            return self._ring.wait(0, 0) or self._sleep(line, seconds)
+            return ring.wait(0, 0) or self._sleep(line, seconds, ring)
         finally:
-            self._ring.set_used_notifications(False)
+            ring.set_used_notifications(False)
 
-    def _sleep(self, line: Interrupt, seconds: float) -> bool:
+    def wait_inside(self, seconds: float, ring: Ring) -> bool:
+        """As `wait`, for a call of an engine. Where other queues take events of the interrupt too, it comes back soon:
+        what they took may have been ours."""
+        return self.wait(min(seconds, _SHARED_SECONDS) if self._shared else seconds, ring)
+
+    def _sleep(self, line: Interrupt, seconds: float, ring: Ring) -> bool:
         deadline = Deadline(seconds)
         while line.wait(deadline.remaining()):
             self._answer(line)
-            if self._ring.wait(0, 0):
+            if ring.wait(0, 0):
                 self._for_nothing = 0
                 return True
             if self._is_storm():
                 self._mask(line)
                 return False
-        return self._ring.wait(0, 0)
+        return ring.wait(0, 0)
 
     def _answer(self, line: Interrupt) -> None:
         self.interrupts += 1

@@ -442,7 +442,7 @@ def test_two_threads_in_one_queue_are_told() -> None:
     inside, done = Event(), Event()
     pair.queue.submit_read(0, memory, 1)
 
-    def wait(_seconds: float) -> None:
+    def wait(_seconds: float, _ring: object) -> None:
         inside.set()
         done.wait(20)
 

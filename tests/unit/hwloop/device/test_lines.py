@@ -7,15 +7,18 @@ from collections.abc import Callable
 
 import pytest
 
+from cython_ring import RingUsageError
+from cython_ring.engine import InsideEngine
 from hwloop.device.blk import VirtioBlk
 from hwloop.device.blk_protocol import BlkConfig
 from hwloop.device.fake_blk import FakeBlk
 from hwloop.device.fake_rng import FakeRng
 from hwloop.device.lines import choose_lines
 from hwloop.device.rng import VirtioRng
-from hwloop.errors import DeviceError, InvalidParam, Unsupported
+from hwloop.errors import DeadlineExpired, DeviceError, InvalidParam, Unsupported
 from hwloop.hal.fake import FakeHal
 from hwloop.hal.fake_interrupt import FakeInterrupt, FakeInterrupts
+from hwloop.hal.interrupt import Interrupt
 from hwloop.spec import BlkFeature, DeviceStatus, Feature
 from hwloop.transport.base import Transport
 from hwloop.transport.fake import FakeTransport
@@ -366,3 +369,79 @@ def test_a_device_that_is_no_disk_waits_in_the_same_ways() -> None:
             assert len(rng.read(10_000)) == 10_000
             rng.check_events()
         assert device.status == DeviceStatus(0)
+
+
+# --- Calls of disk.queues ---------------------------------------------------------------------------------------------
+
+
+def release_when_it_sleeps(machine: Machine, line: Interrupt, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let the device complete what it holds when the driver goes to sleep; for how long each time."""
+    slept: list[float] = []
+    usual = line.wait
+
+    def wait(seconds: float) -> bool:
+        slept.append(seconds)
+        machine.device.release()
+        return usual(seconds)
+
+    monkeypatch.setattr(line, "wait", wait)
+    machine.device.hold = True
+    return slept
+
+
+@pytest.mark.parametrize("wait", ["irq", "adaptive"])
+@pytest.mark.parametrize("vectors", [0, 2])
+def test_calls_of_a_queue_sleep_on_its_interrupt(wait: str, vectors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(vectors=vectors)
+    with machine.disk(wait) as disk, disk.alloc(4096) as buffer:
+        slept = release_when_it_sleeps(machine, disk.lines.queues[0], monkeypatch)
+        disk.queues[0].write_from(0, buffer)
+        assert (len(slept), disk.virtqueues[0].interrupts) == (1, 1)
+        disk.queues[0].submit_read(0, buffer, 7)
+        assert disk.queues[0].reap(1).tags == (7,)
+        assert (len(slept), disk.virtqueues[0].interrupts) == (2, 2)
+        # The ring is the engine's again, and nobody else's.
+        with pytest.raises(RingUsageError, match="no call of the engine waits"):
+            kept_inside(disk).wait(0, 0)
+
+
+def kept_inside(disk: VirtioBlk) -> InsideEngine:
+    """What a waiter is given, in the hands of one who keeps it."""
+    kept: list[InsideEngine] = []
+    disk.queues[0].engine.waiter = lambda seconds, inside: kept.append(inside)
+    buffer = disk.alloc(512)
+    disk.queues[0].submit_read(0, buffer, 1)
+    with pytest.raises(DeadlineExpired):
+        disk.queues[0].reap(1, deadline=0.01)
+    return kept[0]
+
+
+def test_calls_of_a_queue_that_is_polled_do_not_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine()
+    with machine.disk("irq") as disk, disk.alloc(4096) as buffer:
+        slept = release_when_it_sleeps(machine, disk.lines.queues[0], monkeypatch)
+        machine.device.hold = False
+        disk.virtqueues[0].use_interrupt(None)
+        disk.queues[0].read_into(0, buffer)
+        assert slept == []
+
+
+def test_what_waits_on_a_shared_interrupt_looks_at_its_own_ring_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another queue's thread may have taken the event."""
+    machine = Machine(vectors=1, queues=2)
+    with machine.disk("irq") as disk, disk.alloc(4096) as buffer:
+        assert disk.lines.shared
+        slept = release_when_it_sleeps(machine, disk.lines.queues[0], monkeypatch)
+        machine.interrupts.lose = 1
+        disk.queues[0].read_into(0, buffer)
+        assert 0 < max(slept) <= 0.01
+
+
+def test_a_lost_interrupt_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine()
+    with machine.disk("irq") as disk, disk.alloc(4096) as buffer:
+        slept = release_when_it_sleeps(machine, disk.lines.queues[0], monkeypatch)
+        machine.interrupts.lose = 1
+        disk.queues[0].read_into(0, buffer)
+        assert len(slept) == 1
+        assert disk.virtqueues[0].interrupts == 0
