@@ -41,6 +41,7 @@ def run_in_guest(
     noted = ["HWLOOP_DOORS=/share/doors.jsonl", "HWLOOP_FAULTS=/share/faults.jsonl"] if share is not None else []
     noted += [f"HWLOOP_MACHINE={machine}", f"HWLOOP_MMIO_VERSION={mmio_version or ''}"]
     noted.append(f"HWLOOP_KILLS={KILLS}")
+    noted.append(f"HWLOOP_ALL_RINGS={os.environ.get('HWLOOP_ALL_RINGS', '')}")
     command = ["env", "HWLOOP_GUEST=1", *noted, "pytest", "-v", "--durations=12", "-p", "no:cacheprovider", *paths]
     command += [f"--deselect=tests/guest/{test}" for test in leave_out]
     result = vm.run(
