@@ -22,10 +22,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from hwloop import session
+from hwloop.aio_queue import AsyncQueue
 from hwloop.device.base import Device
+from hwloop.device.blk import VirtioBlk
+from hwloop.device.blk_queue import BlkQueue
 from hwloop.device.blk_ranges import BlkRanges
 from hwloop.device.block import BlockDevice
 from hwloop.errors import DeviceClosed, HwloopError, InvalidParam, QueueFull, Unsupported
+from hwloop.queue import VirtQueue
 from hwloop.spec import SECTOR_SIZE
 
 if TYPE_CHECKING:
@@ -49,7 +53,9 @@ class AsyncDisk:
     A call that is cancelled before its request was sent sends none. One that was sent is done by the device all the
     same, and its memory is used for nothing else before that; a cancelled `read_into` leaves its buffer alone.
 
-    `disk` is the driver. While requests are outstanding here, no other thread may wait for some of its own.
+    `disk` is the driver. While requests are outstanding here, no other thread may wait for some of its own. `queues` is
+    how the most of them can be done: an AsyncQueue for each of the device's, in place. The first one is shared with all
+    other calls, and they wait for one another.
     """
 
     def __init__(self, disk: BlockDevice) -> None:
@@ -69,6 +75,8 @@ class AsyncDisk:
         if self._config_fd is not None:
             self._loop.add_reader(self._config_fd, self._look_for_events)
         self._closed = False
+        self._watching = False
+        self.queues = [AsyncQueue(queue, self, virtqueue, self._loop) for queue, virtqueue in _fast_queues(disk)]
 
     # --- What it is ---------------------------------------------------------------------------------------------------
 
@@ -173,9 +181,14 @@ class AsyncDisk:
         if self._closed:
             return
         self._stop()
+        closed = DeviceClosed("the disk was closed", remedy="open it again")
+        for queue in self.queues:
+            queue.stop(closed)
         # Also when this task is cancelled: the driver gives its device back, and that takes a moment.
         await asyncio.shield(self._loop.run_in_executor(None, self.disk.close))
-        self._fail_all(DeviceClosed("the disk was closed", remedy="open it again"))
+        self._fail_all(closed)
+        for queue in self.queues:
+            queue.fail(closed)
 
     def _stop(self) -> None:
         self._closed = True
@@ -190,8 +203,7 @@ class AsyncDisk:
 
     def _start(self, submit: Callable[[], int], make: Callable[[bytes], Any] = bytes) -> asyncio.Future[Any]:
         request = _Request(submit, make, self._loop.create_future())
-        if not self.outstanding:
-            self._later(_WATCH_SECONDS, self._look_after)
+        self.watch()
         self._waiting.append(request)
         self._come_back()
         return request.future
@@ -205,6 +217,12 @@ class AsyncDisk:
     def _interrupted(self) -> None:
         self._disarm()
         self._turn()
+        for queue in self.queues:
+            queue.interrupted()
+
+    def lets_send(self, index: int) -> bool:
+        """Whether a queue of `queues` may send now: the disk's own requests share the first one, and go first."""
+        return index > 0 or (not self._sent and not self._waiting)
 
     def _turn(self) -> None:
         """Send what was asked for since the last one, tell what has completed, and see to the next."""
@@ -223,9 +241,13 @@ class AsyncDisk:
         self._empty_looks = 0 if found else self._empty_looks + 1
         if self._sent:
             self._wait()
+        elif self._waiting:
+            self._later(_NAP_SECONDS, self._come_back)
 
     def _send(self) -> None:
         waiting = self._waiting
+        if waiting and not self._sent and self.queues and self.queues[0].in_flight:
+            return
         while waiting:
             request = waiting[0]
             if not request.future.done():
@@ -292,11 +314,21 @@ class AsyncDisk:
 
     # --- A device that takes its time ---------------------------------------------------------------------------------
 
+    def watch(self) -> None:
+        """From now on, look after the device from time to time as long as requests are outstanding."""
+        if not self._watching:
+            self._watching = True
+            self._later(_WATCH_SECONDS, self._look_after)
+
     def _look_after(self) -> None:
         """As long as requests are outstanding: an interrupt may have been lost, and a device may be."""
-        if not self.outstanding or self._closed:
+        self._watching = False
+        busy = [queue for queue in self.queues if queue.outstanding]
+        if self._closed or not (self.outstanding or busy):
             return
-        self._later(_WATCH_SECONDS, self._look_after)
+        self.watch()
+        for queue in busy:
+            queue.look_after()
         self._disarm()
         self._turn()
         oldest = next(iter(self._sent), None)
@@ -416,6 +448,10 @@ def _selectable(disk: BlockDevice) -> list[Any]:
     """The virtqueues of a disk whose interrupts the loop can sleep on: all of them, or none."""
     queues = getattr(disk, "virtqueues", getattr(disk, "queues", [])) if isinstance(disk, Device) else []
     return list(queues) if queues and all(queue.fileno() is not None for queue in queues) else []
+
+
+def _fast_queues(disk: BlockDevice) -> list[tuple[BlkQueue, VirtQueue]]:
+    return list(zip(disk.queues, disk.virtqueues, strict=True)) if isinstance(disk, VirtioBlk) else []
 
 
 def _config_fd(disk: BlockDevice) -> int | None:

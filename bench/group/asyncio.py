@@ -12,11 +12,19 @@ from bench.rounds import Contestant
 from bench.row import Row
 
 TASKS = 128
+WAYS = {
+    "queue": ("disk.queues[0].read_into(...)", 300_000),
+    "batch": ("disk.queues[0].submit(batch)` of 32 reads", None),
+    "disk": ("disk.read(...)", None),
+}
+"""How bench.async_driver reads, the call, and what is wanted of it."""
 
 
 def rows(setting: Setting) -> Iterator[Row]:
     with null_device(fifo=setting.fifo) as device:
         words = ("-m", "bench.async_driver", device.target, str(TASKS), str(setting.seconds), str(device.pid))
-        contest = rounds.hold([Contestant("asyncio", (sys.executable, *words))], setting.rounds, setting.fifo)
-    rates = [sample.iops for sample in contest.samples["asyncio"]]
-    yield Row(f"`await disk.read(...)`, {TASKS} outstanding", rates, 300_000, unit=" /s")
+        ways = [Contestant(way, (sys.executable, *words, way)) for way in WAYS]
+        contest = rounds.hold(ways, setting.rounds, setting.fifo)
+    for way, (call, goal) in WAYS.items():
+        rates = [sample.iops for sample in contest.samples[way]]
+        yield Row(f"`await {call}`, {TASKS} outstanding", rates, goal, unit=" /s")

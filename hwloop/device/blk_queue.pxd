@@ -83,6 +83,9 @@ cdef inline bint limits_hold(const Limits *l, uint64_t sector, uint64_t length) 
     )
 
 
+cdef uint64_t piece(DmaBuffer buffer, object offset, object length, bint writable, uint32_t *bytes_) except? 0
+
+
 cdef class Batch:
     cdef Request *requests
     cdef readonly uint32_t size
@@ -139,6 +142,7 @@ cdef class BlkQueue:
     cdef int submit_long(self, Request *request) except -1
     cdef int submit_vector(self, uint64_t sector, object buffers, uint64_t tag, bint writable) except -1
     cdef int check_buffers(self, list buffers) except -1
+    cdef uint32_t send(self, const Request *requests, uint32_t count) except? 0
     cdef uint32_t first_bad(self, const Request *requests, uint32_t count) noexcept nogil
     cdef int refuse_in_batch(self, const Request *request, uint32_t position) except -1
     cdef int run_slice(self, Loop *l, Taken *taken, uint64_t until) noexcept nogil

@@ -661,6 +661,17 @@ cdef class BlkQueue:
             self.refuse_in_batch(first + good, start + good)
         return done
 
+    cdef uint32_t send(self, const Request *requests, uint32_t count) except? 0:
+        """Of requests of one segment each, whose memory is known to be there, as many as fit; returns how many."""
+        cdef uint32_t good, done
+        self.enter()
+        good = self.first_bad(requests, count)
+        done = self.engine.submit_from(requests, good)
+        self.leave()
+        if good != count and done == good:
+            self.refuse_in_batch(requests + good, good)
+        return done
+
     cdef int check_buffers(self, list buffers) except -1:
         cdef DmaBuffer buffer
         for each in buffers:

@@ -53,6 +53,7 @@ STEPS = {
     "hwloop.device": 5,
     "hwloop.session": 6,
     "hwloop.aio": 6,
+    "hwloop.aio_queue": 6,
     "hwloop.door": 6,
     "hwloop.claim": 6,
     "hwloop.guardian": 6,
