@@ -231,10 +231,12 @@ class BounceHal(Hal):
 
     def vaddr_of(self, paddr: PhysAddr) -> int:
         """Our address of a device address. Raises DmaError for one that is not ours."""
-        arena = self._arena_of(paddr)
+        arena = self._registered_at(paddr) or self._arena_of(paddr)
         return arena.vaddr + (paddr - arena.iova)
 
     def check_address(self, paddr: int, length: int) -> None:
+        if (known := self._registered_at(paddr)) is not None and paddr + length <= known.iova + known.size:
+            return
         arena = self._arena_of(paddr)
         if not arena.holds(paddr - arena.iova, length):
             raise DmaError(f"{length} bytes at device address {paddr:#x} are not in memory that the device was given")
@@ -280,6 +282,10 @@ class BounceHal(Hal):
                 if arena.iova <= paddr < arena.iova + arena.size:
                     return arena
         raise DmaError(f"device address {paddr:#x} is not in memory of this HAL")
+
+    def _registered_at(self, paddr: int) -> Arena | None:
+        found = (arena for arena in self._registered.values() if arena.iova <= paddr < arena.iova + arena.size)
+        return next(found, None)
 
     def _release(self, arena: Arena, offset: int) -> None:
         if not self._quarantined:
