@@ -10,7 +10,11 @@ returns. Killing the child does not stop what the kernel has begun: a write that
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from udev.errors import BindTimeout, UdevError
@@ -20,30 +24,40 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-# The answer is text, not an exit code: an interpreter that fails to start exits with 1, which would read as EPERM.
-_WRITER = """
-import os, sys
-try:
-    fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CLOEXEC)
-    n = os.write(fd, bytes.fromhex(sys.argv[2]))
-    print("wrote", n)
-except OSError as error:
-    print("errno", error.errno)
-"""
-
-# One line a file, at once: what was read before one that blocks still arrives.
-_READER = """
-import sys
-for path in sys.argv[1:]:
+# The answers are text, not an exit code: an interpreter that fails to start exits with 1, which would read as EPERM.
+# "bye" says that the child ends, and has not looked at what was asked meanwhile.
+_CHILD = """
+import os, select, sys
+def answer(kind, path, data=""):
     try:
-        with open(path, "rb", 0) as file:
-            print("read", file.read(4096).hex(), flush=True)
+        if kind == "read":
+            with open(bytes.fromhex(path), "rb", 0) as file:
+                return "read " + file.read(4096).hex()
+        fd = os.open(bytes.fromhex(path), os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            return "wrote %d" % os.write(fd, bytes.fromhex(data))
+        finally:
+            os.close(fd)
     except OSError as error:
-        print("errno", error.errno, flush=True)
+        return "errno %d" % error.errno
+while select.select([0], [], [], float(sys.argv[1]))[0]:
+    asked = os.read(0, 1 << 16)
+    if not asked:
+        break
+    while not asked.endswith(b"\\n"):
+        asked += os.read(0, 1 << 16)
+    os.write(1, answer(*asked.decode().split()).encode() + b"\\n")
+else:
+    os.write(1, b"bye\\n")
 """
+_ERROR_TEXT = b"Traceback"
+_IDLE_SECONDS = 0.5
+"""How long a child waits for more to do: taking a device and giving it back are a dozen reads and writes each."""
 
 # Children that outlived their deadline. Kept, so that they are reaped if they ever end.
 _abandoned: list[subprocess.Popen[bytes]] = []
+# Children that have answered, and can be asked again.
+_idle: list[_Child] = []
 
 
 def run_within(argv: Sequence[str], seconds: float, what: str) -> tuple[int, str]:
@@ -52,13 +66,10 @@ def run_within(argv: Sequence[str], seconds: float, what: str) -> tuple[int, str
     Raises `BindTimeout` after `seconds`, naming `what`; `FileNotFoundError` and the like when `argv[0]` cannot start.
     """
     if seconds <= 0:
-        raise BindTimeout(f"{what}: not started, the deadline had passed; allow more time")
+        raise BindTimeout(_not_finished(what, seconds, None))
     child, output = _run(argv, seconds)
     if child.returncode is None:
-        raise BindTimeout(
-            f"{what}: not finished after {seconds:.1f} s; the kernel still has it in hand (process {child.pid}): "
-            f"see `cat /proc/{child.pid}/stack`, and `dmesg | tail` for who blocks it"
-        )
+        raise BindTimeout(_not_finished(what, seconds, child.pid))
     return child.returncode, output
 
 
@@ -67,10 +78,13 @@ def write_within(path: Path, data: bytes, seconds: float) -> int:
 
     Raises `BindTimeout` after `seconds`, and plain `OSError` with the errno the child met.
     """
-    code, output = run_within(_python(_WRITER, str(path), data.hex()), seconds, f"write {data!r} to {path}")
-    word, _, number = output.partition(" ")
-    if code != 0 or word not in ("wrote", "errno") or not number.isdigit():
-        raise UdevError(f"{path}: the helper process that writes it failed with exit code {code}: {output[-200:]!r}")
+    asked = f"write {_hex(path)} {data.hex()}"
+    answer, child = _ask(asked, seconds)
+    if answer is None:
+        raise BindTimeout(_not_finished(f"write {data!r} to {path}", seconds, child.process.pid if child else None))
+    word, _, number = answer.partition(" ")
+    if word not in ("wrote", "errno") or not number.isdigit():
+        raise UdevError(f"{path}: the helper process that writes it failed with {answer}")
     if word == "errno":
         raise OSError(int(number), "refused by the kernel", str(path))
     return int(number)
@@ -81,32 +95,117 @@ def read_within(paths: Sequence[Path], seconds: float) -> list[bytes | OSError]:
 
     A file that blocks is a `BindTimeout` in its place after `seconds`, and the others are still read, by another child.
     """
-    answers: list[bytes | OSError] = []
-    while len(answers) < len(paths):
-        left = paths[len(answers) :]
-        child, output = _run(_python(_READER, *map(str, left)), seconds)
-        answers += [_parse_answer(line, path) for line, path in zip(output.splitlines(), left, strict=False)]
-        if len(answers) == len(paths):
-            break
-        if child.returncode is None:
-            stuck = paths[len(answers)]
-            answers.append(BindTimeout(f"{stuck}: not readable for {seconds:.1f} s; a driver keeps it: see `dmesg`"))
-        else:
-            raise UdevError(f"{left[0]}: the helper process that reads it failed: {output[-200:]!r}")
-    return answers
+    return [_read(path, seconds) for path in paths]
 
 
-def _parse_answer(line: str, path: Path) -> bytes | OSError:
-    word, _, value = line.partition(" ")
+def _read(path: Path, seconds: float) -> bytes | OSError:
+    answer, _ = _ask(f"read {_hex(path)}", seconds)
+    if answer is None:
+        return BindTimeout(f"{path}: not readable for {seconds:.1f} s; a driver keeps it: see `dmesg`")
+    word, _, value = answer.partition(" ")
     if word == "read":
         return bytes.fromhex(value)
     if word == "errno" and value.isdigit():
         return OSError(int(value), "refused by the kernel", str(path))
-    return UdevError(f"{path}: the helper process that reads it said {line[:200]!r}")
+    raise UdevError(f"{path}: the helper process that reads it failed with {answer}")
 
 
-def _python(script: str, *arguments: str) -> list[str]:
-    return [sys.executable or "python3", "-I", "-S", "-c", script, *arguments]
+def _hex(path: Path) -> str:
+    return os.fsencode(path).hex()
+
+
+def _not_finished(what: str, seconds: float, pid: int | None) -> str:
+    if pid is None:
+        return f"{what}: not started, the deadline had passed; allow more time"
+    return (
+        f"{what}: not finished after {seconds:.1f} s; the kernel still has it in hand (process {pid}): "
+        f"see `cat /proc/{pid}/stack`, and `dmesg | tail` for who blocks it"
+    )
+
+
+# --- A child that is asked again --------------------------------------------------------------------------------------
+
+
+class _Child:
+    """A process that reads and writes files, one line of text at a time, and ends when it has nothing to do."""
+
+    def __init__(self) -> None:
+        import subprocess
+
+        self.program = sys.executable or "python3"
+        self.process = subprocess.Popen(
+            [self.program, "-I", "-S", "-c", _CHILD, str(_IDLE_SECONDS)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def ask(self, line: str, end: float) -> str | None:
+        """The answer; None when there is none by `end`. What is no answer is why the process has ended."""
+        import select
+
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with suppress(BrokenPipeError):
+            os.write(self.process.stdin.fileno(), line.encode() + b"\n")
+        said, output = b"", self.process.stdout.fileno()
+        while not said.endswith(b"\n") or said.startswith(_ERROR_TEXT):
+            if not select.select([output], [], [], max(0.0, end - time.monotonic()))[0]:
+                return None
+            more = os.read(output, 1 << 16)
+            if not more:
+                return f"exit code {self.end()}: {said.decode(errors='replace')[-200:]!r}"
+            said += more
+        return said.decode().strip()
+
+    def end(self) -> int:
+        """Have it end, as it does when nobody can ask it any more; returns its exit code."""
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+        return self.process.wait()
+
+
+def _ask(line: str, seconds: float) -> tuple[str | None, _Child | None]:
+    """The answer of a child, and the child; no answer: it was left behind, and no child: the deadline had passed."""
+    end = time.monotonic() + seconds
+    _reap()
+    while seconds > 0:
+        child = _take_idle() or _Child()
+        answer = child.ask(line, end)
+        if answer is None:
+            _abandon(child.process)
+            return None, child
+        if answer == "bye":
+            child.end()
+            continue
+        if child.process.returncode is None:
+            _idle.append(child)
+        return answer, child
+    return None, None
+
+
+def _take_idle() -> _Child | None:
+    with suppress(IndexError):  # another thread may take the last one
+        while child := _idle.pop():
+            if child.program == (sys.executable or "python3"):
+                return child
+            child.end()
+    return None
+
+
+def _end_idle() -> None:
+    while _idle:
+        _idle.pop().end()
+
+
+# Those of the parent are the parent's. At the end of the program nobody waits for their half second.
+os.register_at_fork(after_in_child=_idle.clear)
+atexit.register(_end_idle)
+
+
+# --- A child for one program ------------------------------------------------------------------------------------------
 
 
 def _run(argv: Sequence[str], seconds: float) -> tuple[subprocess.Popen[bytes], str]:
@@ -128,8 +227,9 @@ def _run(argv: Sequence[str], seconds: float) -> tuple[subprocess.Popen[bytes], 
 def _abandon(child: subprocess.Popen[bytes]) -> None:
     # SIGKILL ends it where its sleep allows that, and changes nothing where it does not. Never wait for it here.
     child.kill()
-    if child.stdout is not None:
-        child.stdout.close()
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            pipe.close()
     _abandoned.append(child)
 
 

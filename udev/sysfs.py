@@ -127,7 +127,7 @@ class Sysfs:
     def read_all_within(self, paths: Sequence[Path], seconds: float) -> list[str | UdevError]:
         """Each attribute's text, or the error in its place: `BindTimeout` for one that blocks for `seconds`.
 
-        One child process reads them all (see `udev.helper`); it costs some 15 ms, so ask for many at once.
+        A child process reads them (see `udev.helper`), which takes some 15 ms to start.
         """
         answers = zip(self._load_within(paths, seconds), paths, strict=True)
         return [_typed_answer(answer, path) for answer, path in answers]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import subprocess
 import sys
 import time
@@ -184,3 +185,56 @@ def test_paths_are_those_of_the_kernel() -> None:
     assert str(sysfs.pci_driver("virtio-pci")) == "/sys/bus/pci/drivers/virtio-pci"
     assert str(sysfs.drivers_probe()) == "/sys/bus/pci/drivers_probe"
     assert str(sysfs.device("LNRO0005:00", "platform")) == "/sys/bus/platform/devices/LNRO0005:00"
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A child that does not go before the test does."""
+    helper._end_idle()
+    monkeypatch.setattr(helper, "_IDLE_SECONDS", 60)
+    yield
+    helper._end_idle()
+
+
+@pytest.mark.usefixtures("patient")
+def test_one_child_does_what_is_asked_in_a_row(attribute: Path) -> None:
+    sysfs, pids = Sysfs(), set()
+    for value in ("one", "two"):
+        sysfs.write(attribute, value, 20)
+        assert sysfs.read_within(attribute, 20) == value
+        (child,) = helper._idle
+        pids.add(child.process.pid)
+    assert len(pids) == 1
+
+
+def test_a_child_that_has_ended_meanwhile_is_not_asked(attribute: Path) -> None:
+    helper._end_idle()
+    assert Sysfs().read_within(attribute, 20) == "old"
+    first = helper._idle[-1].process
+    assert first.stdout is not None
+    select.select([first.stdout], [], [], 20)  # its last word
+    Sysfs().write(attribute, "new", 20)
+    assert attribute.read_text() == "new\n"
+    assert helper._idle[-1].process.pid != first.pid
+    assert first.returncode == 0
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_child_that_was_killed_is_an_error_and_is_not_asked_again(attribute: Path) -> None:
+    assert Sysfs().read_within(attribute, 20) == "old"
+    helper._idle[-1].process.kill()
+    helper._idle[-1].process.wait()
+    with pytest.raises(UdevError, match=r"helper process that writes it failed with exit code -9"):
+        Sysfs().write(attribute, "new", 20)
+    Sysfs().write(attribute, "new", 20)
+    assert attribute.read_text() == "new\n"
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_forked_child_of_ours_has_helpers_of_its_own(attribute: Path) -> None:
+    assert Sysfs().read_within(attribute, 20) == "old"
+    pid = os.fork()
+    if pid == 0:
+        os._exit(len(helper._idle))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert helper._idle
