@@ -63,7 +63,8 @@ def script(commands: Sequence[Command], jobs: str) -> str:
     lines = ["exec </dev/null 2>&1"]
     for number, command in enumerate(commands):
         lines += _in_background(command, f"{jobs}/{number}") if command.goes_on else [command.text]
-        lines.append(r"printf '\036ended:%s\036' $?")
+        # The next command may ask for the status of this one.
+        lines.append(r"ended=$?; printf '\036ended:%s\036' $ended; (exit $ended)")
     return "\n".join(lines) + "\n"
 
 

@@ -72,6 +72,7 @@ def test_a_page_that_is_right_is_right(tmp_path: Path) -> None:
     count = run(
         tmp_path,
         *("```console", "$ echo one; echo two", "one", "two", "$ cd /", "$ pwd", "/"),
+        *("$ (echo no; exit 3)", "no", "$ echo $?", "3"),
         *("$ cat <<END", "> x", "> END", "x", "```"),
         *("```python", "here = 1", "```", "```python", "print(here)", "```", "```text", "1", "```"),
         *("<!-- file: kept -->", "```json", '{"a": 1}', "```", "```sh", "test -s kept", "```"),
@@ -85,6 +86,7 @@ def test_a_page_that_is_right_is_right(tmp_path: Path) -> None:
         ["```console", "$ echo one", "two", "```"],
         ["```console", "$ false", "```"],
         ["```console", "$ echo one", "```"],
+        ["```console", "$ echo one; false", "...", "```"],
         ["```console", "$ (", "$ true", "```"],
         ["```console", "$ exit 0", "$ true", "```"],
         ["```sh", "false", "true", "```"],
