@@ -25,46 +25,52 @@ _STATUSES = (
 
 
 @click.command("man")
-@click.argument("name", metavar="[COMMAND]", required=False)
+@click.argument("words", metavar="[COMMAND]...", nargs=-1)
 @click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Write all pages there: hwloop.1, hwloop-read.1, and so on.",
+    help="Write all pages there: hwloop.1, hwloop-read.1, hwloop-serve-nbd.1, and so on.",
 )
-def command(name: str | None, folder: Path | None) -> None:
+def command(words: tuple[str, ...], folder: Path | None) -> None:
     """Print the manual page of hwloop or of one command, for man: `hwloop man copy | man -l -`."""
     if folder is not None:
         write_pages(folder)
         return
-    if name is not None and name not in COMMANDS:
-        raise click.UsageError(f"No such command {name!r}.")
-    click.echo(page(name))
+    if words and words not in all_commands():
+        raise click.UsageError(f"No such command {' '.join(words)!r}.")
+    click.echo(page(*words))
 
 
 def write_pages(folder: Path) -> None:
     """Write the page of hwloop and of each command."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (None, *COMMANDS):
-        (folder / f"{'-'.join(filter(None, ('hwloop', name)))}.1").write_text(page(name) + "\n", encoding="utf-8")
+    for words in ((), *all_commands()):
+        (folder / f"{'-'.join(('hwloop', *words))}.1").write_text(page(*words) + "\n", encoding="utf-8")
 
 
-def page(name: str | None) -> str:
-    """The page of a command, or of hwloop for None, as roff."""
-    return "\n".join(_page(name))
+def all_commands() -> list[tuple[str, ...]]:
+    """The words of each command, those inside a group too: `("serve", "nbd")`."""
+    found: list[tuple[str, ...]] = []
+    for name in COMMANDS:
+        command, context = _find((name,))
+        inner = command.list_commands(context) if isinstance(command, click.Group) else []
+        found += [(name,), *((name, other) for other in inner)]
+    return found
 
 
-def _page(name: str | None) -> Iterator[str]:
-    title = "-".join(filter(None, ("hwloop", name)))
-    line = COMMANDS[name][2] if name else "drive virtio devices from user space"
+def page(*words: str) -> str:
+    """The page of a command, or of hwloop for no words, as roff."""
+    return "\n".join(_page(words))
+
+
+def _page(words: tuple[str, ...]) -> Iterator[str]:
+    title = "-".join(("hwloop", *words))
+    found, context = _find(words)
     yield f'.TH "{title.upper()}" "1" "" "hwloop" "hwloop manual"'
     yield ".SH NAME"
-    yield f"{_escape(title)} \\- {_escape(_lower(line))}"
-    with click.Context(main, info_name="hwloop") as parent:
-        found = main.get_command(parent, name) if name else main
-        assert found is not None, "it is in COMMANDS"
-        context = click.Context(found, info_name=name, parent=parent) if name else parent
-        yield from _command(found, context)
-    if name is None:
+    yield f"{_escape(title)} \\- {_escape(_lower(_line(words, found)))}"
+    yield from _command(found, context)
+    if not words:
         yield from _commands()
     yield ".SH EXIT STATUS"
     for status, meaning in _STATUSES:
@@ -72,6 +78,22 @@ def _page(name: str | None) -> Iterator[str]:
     others = ["hwloop", *(f"hwloop-{other}" for other in COMMANDS)]
     yield ".SH SEE ALSO"
     yield ", ".join(f"\\fB{_escape(other)}\\fR(1)" for other in others if other != title)
+
+
+def _find(words: tuple[str, ...]) -> tuple[click.Command, click.Context]:
+    found: click.Command = main
+    context = click.Context(main, info_name="hwloop")
+    for word in words:
+        inner = found.get_command(context, word) if isinstance(found, click.Group) else None
+        assert inner is not None, "its name comes from there"
+        found, context = inner, click.Context(inner, info_name=word, parent=context)
+    return found, context
+
+
+def _line(words: tuple[str, ...], found: click.Command) -> str:
+    if len(words) > 1:
+        return found.get_short_help_str(200)
+    return COMMANDS[words[0]][2] if words else "drive virtio devices from user space"
 
 
 def _command(found: click.Command, context: click.Context) -> Iterator[str]:
@@ -88,7 +110,8 @@ def _command(found: click.Command, context: click.Context) -> Iterator[str]:
         yield ".SH COMMANDS"
         for name in found.list_commands(context):
             inner = found.get_command(context, name)
-            yield from (".TP", f"\\fB{_escape(name)}\\fR", _escape(inner.get_short_help_str(200) if inner else ""))
+            own = f"{context.command_path} {name}".replace(" ", "-")
+            yield from (".TP", f"\\fB{_escape(own)}\\fR(1)", _escape(inner.get_short_help_str(200) if inner else ""))
     if found.epilog:
         yield ".SH NOTES"
         yield from _paragraphs(found.epilog)

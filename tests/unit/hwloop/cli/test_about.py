@@ -153,11 +153,15 @@ echo "${{COMPREPLY[@]}}"
 # --- Manual pages -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [None, *COMMANDS])
-def test_each_command_has_a_manual_page(name: str | None, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(["man", name] if name else ["man"]) == 0
+INSIDE = {"serve nbd", "trace show", "trace export", "vm build", "vm run"}
+"""The commands of groups."""
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS, *sorted(INSIDE)])
+def test_each_command_has_a_manual_page(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["man", *name.split()]) == 0
     text = capfd.readouterr().out
-    title = (f"hwloop-{name}" if name else "hwloop").replace("-", "\\-")
+    title = "\\-".join(["hwloop", *name.split()]).replace("secure-erase", "secure\\-erase")
     assert f"\n.SH NAME\n{title} \\- " in text
     for section in ("SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "SEE ALSO"):
         assert f"\n.SH {section}\n" in text
@@ -169,10 +173,21 @@ def test_each_command_has_a_manual_page(name: str | None, capfd: pytest.CaptureF
 def test_all_pages_are_written(tmp_path: Path) -> None:
     assert run(["man", "--folder", str(tmp_path / "man")]) == 0
     assert {path.name for path in (tmp_path / "man").iterdir()} == {
-        "hwloop.1", *(f"hwloop-{name}.1" for name in COMMANDS),
+        "hwloop.1", *(f"hwloop-{name.replace(' ', '-')}.1" for name in (*COMMANDS, *INSIDE)),
     }  # fmt: skip
 
 
-def test_no_page_is_a_usage_error(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(["man", "nonsense"]) == 2
-    assert "No such command 'nonsense'" in capfd.readouterr().err
+@pytest.mark.parametrize("words", ["nonsense", "serve nonsense", "read nbd"])
+def test_no_page_is_a_usage_error(capfd: pytest.CaptureFixture[str], words: str) -> None:
+    assert run(["man", *words.split()]) == 2
+    assert f"No such command '{words}'" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("cop", " Did you mean copy or compare?"), ("quues", " Did you mean queues?"), ("x", "")]
+)
+def test_a_command_that_is_none_may_be_like_one_that_is(
+    capfd: pytest.CaptureFixture[str], word: str, meant: str
+) -> None:
+    assert run([word]) == 2
+    assert capfd.readouterr().err.rstrip().endswith(f"No such command '{word}'.{meant}")
