@@ -131,22 +131,24 @@ class NbdServer:
 
     # --- A client -----------------------------------------------------------------------------------------------------
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # No coroutine: of a task that asyncio makes itself, Python 3.11 prints a traceback when it is cancelled.
         self._count += 1
         name = f"client {self._count}"
         wire = Wire(reader, writer, self._patience)
-        task = asyncio.current_task()
-        assert task is not None, "it is called in one"
         if self._ending or len(self._clients) >= self._most_clients:
             self._complain(f"{name} was turned away: there are {len(self._clients)} already")
             wire.hang_up()
             return
+        task = asyncio.get_running_loop().create_task(self._serve(name, wire))
         self._clients[task] = wire
-        try:
-            await self._serve(name, wire)
-        finally:
-            del self._clients[task]
-            self.served += 1
+        task.add_done_callback(self._gone)
+
+    def _gone(self, task: asyncio.Task[None]) -> None:
+        self._clients.pop(task).hang_up()
+        self.served += 1
+        if not task.cancelled():
+            task.result()
 
     async def _serve(self, name: str, wire: Wire) -> None:
         try:
