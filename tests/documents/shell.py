@@ -126,7 +126,7 @@ class Shell:
 def environment(home: Path) -> dict[str, str]:
     """Ours, with this Python's commands first, and without what changes how a program prints."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HWLOOP_", "PYTEST_", "LC_"))}
-    path = f"{Path(sys.executable).parent}:{kept.get('PATH', '')}"
+    path = f"{Path(sys.executable).parent}:{kept.get('PATH', '')}:/usr/sbin:/sbin"
     plain = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "120", "LANG": "C.UTF-8"}
     return {**kept, **plain, "PATH": path, "HOME": str(home)}
 

@@ -17,7 +17,7 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in _HEADING.findall(text)}
 
 
-@pytest.mark.parametrize("page", map(name_of, pages()))
+@pytest.mark.parametrize("page", [name_of(page) for page in pages()])
 def test_the_links_of_a_page_lead_somewhere(page: str) -> None:
     path = ROOT / page
     # A link may be broken over two lines.
