@@ -119,9 +119,10 @@ def _is_told(command: Command, following: str) -> bool:
 
 
 def commands_for_guest(blocks: Sequence[Block], page: str) -> list[tuple[Block, Command]]:
-    """What to run in a guest for the blocks of a page, in a folder of its own."""
+    """What to run in a guest for the blocks of a page, in a folder of its own and with a disk of zeros."""
     place = f"/tmp/{page.replace('/', '-')}"
-    found = [(blocks[0], Command(f"mkdir {place} && cd {place}"))]
+    zeros = "dd if=/dev/zero of=/dev/vda bs=1M count=64 conv=fsync status=none"
+    found = [(blocks[0], Command(f"{zeros} && mkdir {place} && cd {place}"))]
     for block in blocks:
         if block.language == "console":
             found += [(block, command) for command in transcript(block.text, "#")]
