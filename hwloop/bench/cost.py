@@ -217,6 +217,10 @@ class CountingHal(Hal):
     def removal_requested(self) -> bool:
         return self.inner.removal_requested
 
+    @property
+    def request_fd(self) -> int | None:
+        return self.inner.request_fd
+
     def interrupt(self, vector: int | None = None) -> Interrupt | None:
         return self.inner.interrupt(vector)
 

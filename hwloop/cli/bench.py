@@ -126,10 +126,12 @@ def _open(target: str, workload: Workload, count: bool) -> tuple[BlockDevice, Co
     from hwloop import session
     from hwloop.bench.cost import CountedPlace
     from hwloop.device.block import BlockDevice
+    from hwloop.removal import give_back_when_asked
 
     place = session.find(_as_measured(Target.parse(target), workload))
     counted = CountedPlace(place) if count else None
     disk = session.open_place(counted or place)
+    give_back_when_asked(disk)
     if not isinstance(disk, BlockDevice):
         disk.close()
         raise Unsupported(f"{target} is not a disk", remedy="see: hwloop list")

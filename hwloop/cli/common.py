@@ -123,9 +123,11 @@ def open_device(target: str, kind: type[D], what: str) -> D:
     """
     from hwloop import session
     from hwloop.errors import Unsupported
+    from hwloop.removal import give_back_when_asked
     from hwloop.spec import DeviceType
 
     device = session.open(target)
+    give_back_when_asked(device)
     if not isinstance(device, kind):
         device.close()
         if device.device_type() == DeviceType.Block:

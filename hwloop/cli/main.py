@@ -228,12 +228,21 @@ def run(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         return _stop_writing(Interrupted(signal.SIGPIPE))
     except Interrupted as ending:
+        if ending.signum == signal.SIGTERM and (lost := _removal()) is not None:
+            _report(lost)
+            return exit_code_of(lost)
         return _stop_writing(ending) if ending.signum == signal.SIGPIPE else _interrupted(ending)
     except (KeyboardInterrupt, click.Abort) as ending:
         return _interrupted(Interrupted(signal.SIGINT), ending)
     except OSError as error:
         _report(error)
         return exit_code_of(error)
+
+
+def _removal() -> OSError | None:
+    """Why a device was given back in the middle of the command, when that has ended it."""
+    removal = sys.modules.get("hwloop.removal")
+    return removal.lost if removal is not None else None
 
 
 def _complete(instruction: str) -> int:

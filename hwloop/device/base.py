@@ -101,6 +101,11 @@ class Driver(BaseDriverOps, Owner):
     def _abandon_requests(self) -> None:
         """Let go of the buffers of requests in flight; the device was reset, or its memory is in quarantine."""
 
+    def give_up(self, why: str) -> None:
+        """Let nothing more happen: what is in flight fails, and so does every later call, with DeviceLost. May be
+        called by another thread than those that use the device, and before `close`."""
+        self.close()
+
     def call_when_closed(self, callback: Callable[[], object]) -> None:
         """Call this as the last step of `close()`: what the device came from is given back there."""
         self._afterwards.callback(callback)

@@ -275,6 +275,10 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
         self._broken = "the disk belongs to the process that opened it, and this is its child"
         super().disown()
 
+    def give_up(self, why: str) -> None:
+        """As of every device: the device is reset. `recover` undoes it."""
+        self._give_up(DeviceLost(why))
+
     @abstractmethod
     def recover(self) -> None:
         """Use a disk again that is out of order: initialise its device once more. What was in flight has failed; a disk

@@ -54,6 +54,10 @@ class WatchedDevice(Device):
             self._broken = self._broken or f"the {self.device_name()} device is closed"
             super().close()
 
+    def give_up(self, why: str) -> None:
+        with self._lock:
+            self._give_up(DeviceLost(why))
+
     def _patience(self, seconds: float | None) -> Patience:
         return Patience(Deadline(self._request_seconds if seconds is None else seconds))
 

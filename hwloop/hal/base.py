@@ -116,6 +116,12 @@ class Hal(Owner):
         """Whether somebody waits for us to let go of the device, such as for an orderly unplug."""
         return False
 
+    @property
+    def request_fd(self) -> int | None:
+        """A descriptor that is readable while `removal_requested`, and that nobody reads from; None where nobody can
+        say so."""
+        return None
+
     def check(self) -> None:
         """Look whether the device that keeps us waiting can still reach its memory; for one that is set up.
 

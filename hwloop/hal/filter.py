@@ -67,6 +67,10 @@ class HalFilter(Hal):
     def removal_requested(self) -> bool:
         return self.inner.removal_requested
 
+    @property
+    def request_fd(self) -> int | None:
+        return self.inner.request_fd
+
     def reconnected(self) -> None:
         self.inner.reconnected()
 

@@ -78,6 +78,10 @@ class VfioFunction(BounceHal):
     def removal_requested(self) -> bool:
         return self._interrupts.removal_requested
 
+    @property
+    def request_fd(self) -> int | None:
+        return self._interrupts.request_fd
+
     def check(self) -> None:
         """Raises DeviceLost when the kernel has told of an error of the function."""
         self._interrupts.check()

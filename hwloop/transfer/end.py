@@ -11,6 +11,7 @@ from hwloop import session
 from hwloop.device.block import BlockDevice
 from hwloop.device.signature import refuse_data
 from hwloop.errors import HwloopError, InvalidParam, Unsupported
+from hwloop.removal import give_back_when_asked
 from hwloop.target import KINDS, Target
 from hwloop.transfer import sink, source
 from hwloop.transfer.sink import DiskSink, Sink, StreamSink
@@ -78,6 +79,7 @@ def open_block_device(target: str) -> BlockDevice:
     """Take a disk. Raises Unsupported for a device of another type, and what `session.open` raises."""
     with ExitStack() as stack:
         device = stack.enter_context(session.open(target))
+        give_back_when_asked(device)
         if not isinstance(device, BlockDevice):
             label = device.device_type().label
             article = "an" if label[0] in "aeiou" else "a"

@@ -52,6 +52,7 @@ STEPS = {
     "hwloop.filter": 4,
     "hwloop.device": 5,
     "hwloop.session": 6,
+    "hwloop.removal": 6,
     "hwloop.aio": 6,
     "hwloop.aio_queue": 6,
     "hwloop.door": 6,
