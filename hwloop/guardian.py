@@ -210,7 +210,7 @@ class _Watch:
 
     def _hear(self) -> bytes:
         """Take one message; none at the end of the channel."""
-        message, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1)
+        message, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1, socket.MSG_CMSG_CLOEXEC)
         self._device += descriptors
         if message == _ENDED:
             self.device_ended = True

@@ -120,8 +120,8 @@ def serve(
     """Serve a disk at a socket that is made, and removed at the end; returns how many rules were broken.
 
     `ready` is called once it listens, `complain` with each rule that a driver broke. It ends after `seconds`, after so
-    many `connections`, when the process `parent` has ended, or by a signal. Raises InvalidParam, SetupError,
-    AlreadyUsed.
+    many `connections`, when the process `parent` has ended, or by a signal; with `parent`, the folder of the socket is
+    removed too when nothing else is in it. Raises InvalidParam, SetupError, AlreadyUsed.
     """
     with ExitStack() as stack:
         watched = stack.enter_context(_process(parent)) if parent is not None else None
@@ -136,7 +136,12 @@ def serve(
             ready()
             while not _is_over(server, deadline, connections, watched):
                 said = _say_new(server, said, complain)
-        return _say_new(server, said, complain)
+        said = _say_new(server, said, complain)
+    if watched is not None:
+        # Whoever started us may have been killed, and cannot remove the folder that it made for the socket.
+        with suppress(OSError):
+            path.parent.rmdir()
+    return said
 
 
 def _is_over(server: _Server, deadline: Deadline | None, connections: int | None, watched: int | None) -> bool:
@@ -198,10 +203,11 @@ class RunningDevice(Owner):
 
     def __init__(self, disk: str, *, tolerant: bool = False) -> None:
         self.tolerant = tolerant
-        self._folder = tempfile.TemporaryDirectory(prefix="hwloop-testdev-")
+        self._folder = tempfile.TemporaryDirectory(prefix="hwloop-testdev-", ignore_cleanup_errors=True)
         self.path = Path(self._folder.name) / "device.sock"
         self.target = f"vhost-user:{self.path}"
-        self._said = open(Path(self._folder.name) / "said", "w+b")  # noqa: SIM115
+        # No file with a name: the folder is empty, and goes, whoever of the two processes is the last.
+        self._said = open(os.memfd_create("testdev output"), "w+b")  # noqa: SIM115
         command = [sys.executable, "-m", "hwloop", "testdev", str(self.path), disk, "--parent", str(os.getpid())]
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._said, start_new_session=True
