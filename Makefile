@@ -10,7 +10,6 @@ FAULTS := $(CURDIR)/build/faults.jsonl
 ASAN := $(CURDIR)/build/asan
 TSAN := $(CURDIR)/build/tsan
 SECONDS ?= 60
-SOAK ?= 1200
 SIGNALS := --deselect=tests/unit/mmio/test_gone.py::test_an_access_that_is_not_ours_ends_the_process_as_ever \
     --deselect=tests/unit/cython_ring/test_doorbell.py::test_with_registers_that_took_the_signal_in_turns_each_gets_its_own_and_others_end_the_process
 NOTES := HWLOOP_DOORS=$(DOORS) HWLOOP_FAULTS=$(FAULTS)
@@ -106,8 +105,9 @@ tsan: build  ## the tests of two threads, on extensions that ThreadSanitizer wat
 fuzz: build  ## inputs for a device that stores anything anywhere, for SECONDS=60; prints the speed, keeps what fails
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
-soak: build  ## mixed load with faults over every kind of disk, for SOAK=1200 seconds; nothing must leak
-	@$(BIN)/python -m tests.soak --seconds $(SOAK)
+soak: SECONDS := 1200
+soak: build  ## mixed load with faults over every kind of disk, for SECONDS=1200; nothing must leak
+	@$(BIN)/python -m tests.soak --seconds $(SECONDS)
 
 test: check  ## everything: check, the tests on QEMU's own devices, the tests in VMs; then `make tables`
 	$(NOTES) $(BIN)/python -m pytest -q -n $(JOBS) -m qemu tests/contract tests/qemu tests/unit/docs

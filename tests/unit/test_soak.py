@@ -20,16 +20,19 @@ def test_ten_seconds_of_load_and_faults_leave_nothing_behind() -> None:
     assert soak.counts["recovered"] > 0
 
 
+def some(load: Load, turns: int) -> None:
+    for _ in range(turns):
+        load.some()
+
+
 def test_data_that_is_not_what_was_written_is_found() -> None:
     with running(FakeRig, random.Random(1)) as rig:
         load = Load(rig.disk, random.Random(1), Counter())
-        for _ in range(50):
-            load.some()
+        some(load, 50)
         assert isinstance(rig, FakeRig)
         rig.device.data[:] = bytes(len(rig.device.data))
         with pytest.raises(AssertionError, match="does not hold what was written"):
-            for _ in range(500):
-                load.some()
+            some(load, 500)
 
 
 def test_memory_that_is_not_given_back_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
