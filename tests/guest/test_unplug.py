@@ -28,8 +28,9 @@ def start(name: str, address: str) -> subprocess.Popen[bytes]:
     target = f"{address}?hal=vfio"
     where = ["nbd", target, *options[1:]] if name == "serve" else [*(["-"] if name == "copy" else []), target, *options]
     process = machine.start(command, *where)
-    assert machine.wait_for(lambda: bool(machine.guardians_of(process.pid)), 120)
-    assert machine.wait_for(lambda: machine.driver(address) == "vfio-pci")
+    # The one that listens for the kernel; the device is set up by then.
+    assert machine.wait_for(lambda: len(list(Path(f"/proc/{process.pid}/task").iterdir())) > 1, 120)
+    assert machine.driver(address) == "vfio-pci"
     return process
 
 
