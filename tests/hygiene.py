@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +22,7 @@ START = """
 import os, sys, threading, time
 import hwloop
 from hwloop import testdev
-what, folder = sys.argv[1:]
+what = sys.argv[1]
 if what.startswith("testdev:"):
     device = testdev.start(what.removeprefix("testdev:"), tolerant=True)
     what = device.target
@@ -68,12 +69,18 @@ def descriptors() -> int:
 
 
 @contextmanager
-def process(program: str, target: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+def process(program: str, target: str) -> Iterator[subprocess.Popen[str]]:
     """Run a program that opens `target`; it is ready, with requests in flight. When it has ended, in whatever way,
     nothing of it is left: no process, no file."""
+    # A folder of pytest's may be too long for a socket in it.
+    with tempfile.TemporaryDirectory(prefix="hygiene-") as folder:
+        yield from _run(program, target, Path(folder))
+
+
+def _run(program: str, target: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
     mark, before = uuid.uuid4().hex, _shared()
     environment = os.environ | {_MARK: mark, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", program, target, str(folder)]
+    command = [sys.executable, "-c", program, target]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as started:
         assert started.stdout is not None

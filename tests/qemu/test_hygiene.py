@@ -29,15 +29,13 @@ def test_every_descriptor_is_closed_in_programs_that_we_start(target: str) -> No
 
 
 @pytest.mark.fault(60)
-def test_a_process_that_is_killed_leaves_nothing(target: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    with hygiene.process(hygiene.WRITE_FOR_EVER, target, tmp_path_factory.mktemp("left")) as process:
+def test_a_process_that_is_killed_leaves_nothing(target: str) -> None:
+    with hygiene.process(hygiene.WRITE_FOR_EVER, target) as process:
         process.kill()
         assert process.wait(60) == -signal.SIGKILL
 
 
 @pytest.mark.fault(60)
-def test_a_program_that_ends_with_requests_in_flight_leaves_nothing(
-    target: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    with hygiene.process(hygiene.END_IN_FLIGHT, target, tmp_path_factory.mktemp("left")) as process:
+def test_a_program_that_ends_with_requests_in_flight_leaves_nothing(target: str) -> None:
+    with hygiene.process(hygiene.END_IN_FLIGHT, target) as process:
         assert process.wait(60) == 7

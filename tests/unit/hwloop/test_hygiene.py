@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -42,24 +41,24 @@ def test_a_descriptor_that_a_program_would_inherit_is_found() -> None:
 
 @pytest.mark.fault(60)
 @pytest.mark.parametrize("target", HERE)
-def test_a_process_that_is_killed_leaves_nothing(target: str, tmp_path: Path) -> None:
-    with hygiene.process(hygiene.WRITE_FOR_EVER, target, tmp_path) as process:
+def test_a_process_that_is_killed_leaves_nothing(target: str) -> None:
+    with hygiene.process(hygiene.WRITE_FOR_EVER, target) as process:
         process.kill()
         assert process.wait(60) == -signal.SIGKILL
 
 
 @pytest.mark.fault(60)
 @pytest.mark.parametrize("target", HERE)
-def test_a_program_that_ends_with_requests_in_flight_leaves_nothing(target: str, tmp_path: Path) -> None:
-    with hygiene.process(hygiene.END_IN_FLIGHT, target, tmp_path) as process:
+def test_a_program_that_ends_with_requests_in_flight_leaves_nothing(target: str) -> None:
+    with hygiene.process(hygiene.END_IN_FLIGHT, target) as process:
         assert process.wait(60) == 7
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_that_ends_the_process_leaves_nothing(signum: signal.Signals, tmp_path: Path) -> None:
-    with hygiene.process(hygiene.WRITE_FOR_EVER, HERE[1], tmp_path) as process:
+def test_a_signal_that_ends_the_process_leaves_nothing(signum: signal.Signals) -> None:
+    with hygiene.process(hygiene.WRITE_FOR_EVER, HERE[1]) as process:
         process.send_signal(signum)
         assert process.wait(60) != 0
 
