@@ -138,13 +138,15 @@ def test_nbdinfo_is_told_what_it_is(start: Start) -> None:
         assert line in said
 
 
-def test_fio_verifies_what_it_wrote(start: Start) -> None:
+@pytest.mark.parametrize("kind", ["qemu", "fake"])
+def test_fio_verifies_what_it_wrote(start: Start, disk: Path, kind: str) -> None:
     """A few seconds; for longer: --runtime=60 (docs/nbd.md)."""
     tool = client("fio")
     if "nbd" not in call(tool, "--enghelp"):
         pytest.skip("this fio has no engine for NBD")
+    address = start(f"qemu:{disk}" if kind == "qemu" else FAKE)
     said = call(
-        tool, "--name=verify", "--ioengine=nbd", f"--uri={start(FAKE)}", "--rw=randrw", "--bsrange=512-64k",
+        tool, "--name=verify", "--ioengine=nbd", f"--uri={address}", "--rw=randrw", "--bsrange=512-64k",
         "--size=8M", "--iodepth=16", "--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0",
     )  # fmt: skip
     assert "err= 0" in said
