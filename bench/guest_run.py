@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from bench import peers
 from bench.driver import TIERS, Load, measure
@@ -30,15 +31,20 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.4)
     parser.add_argument("--copies", type=int, default=3)
     given = parser.parse_args()
+    if given.rounds:
+        _race(given.rounds, given.seconds)
+    for _ in range(given.copies):
+        for name, words in _copies():
+            tell({"name": name, "seconds": _in_window(partial(_timed, *words))})
+
+
+def _race(rounds: int, seconds: float) -> None:
     _run("hwloop", "bind", LIBBLKIO, "--driver", "vfio-pci")
     with opened(OURS) as disk:
-        for _ in range(given.rounds):
+        for _ in range(rounds):
             for depth in DEPTHS:
-                for name, window in _contestants(disk, depth, given.seconds):
+                for name, window in _contestants(disk, depth, seconds):
                     tell({"depth": depth, "name": name, "iops": _in_window(window)})
-    for _ in range(given.copies):
-        tell({"name": "dd", "seconds": _in_window(lambda: _timed("dd", *_dd_words()))})
-        tell({"name": "hwloop read", "seconds": _in_window(lambda: _timed(*_read_words()))})
 
 
 def tell(what: dict[str, object]) -> None:
@@ -82,19 +88,19 @@ def _fio(depth: int, seconds: float) -> float:
     return float(json.loads(said[said.index("{") :])["jobs"][0]["read"]["iops"])
 
 
-def _dd_words() -> list[str]:
-    return ["if=/dev/vde", "of=/tmp/by-dd", "bs=1M", "count=1024", "iflag=direct"]
-
-
-def _read_words() -> list[str]:
-    return ["hwloop", "read", PLAIN, "0", "1G", "-o", "/tmp/by-hwloop"]
+def _copies() -> Iterator[tuple[str, list[str]]]:
+    """To a file in memory, and to nowhere; last a read of nearly nothing, which is what a start and an end take."""
+    for where, path in (("file", "/tmp/copy"), ("null", "/dev/null")):
+        yield f"dd, {where}", ["dd", "if=/dev/vda", f"of={path}", "bs=1M", "count=1024", "iflag=direct"]
+        yield f"hwloop read, {where}", ["hwloop", "read", PLAIN, "0", "1G", "-o", path]
+    yield "hwloop read, 4 KiB", ["hwloop", "read", PLAIN, "0", "4k", "-o", "/dev/null"]
 
 
 def _timed(*words: str) -> float:
     began = time.monotonic()
     _run(*words)
     seconds = time.monotonic() - began
-    _run("rm", "-f", "/tmp/by-dd", "/tmp/by-hwloop")
+    _run("rm", "-f", "/tmp/copy")
     return seconds
 
 

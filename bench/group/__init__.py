@@ -1,7 +1,7 @@
 """What `make bench` measures: a group of rows each, by the name that `make bench ROWS=name,name` takes."""
 
 from bench.group import asyncio as asyncio_group
-from bench.group import guest, instructions, memory, null, peak, ring, start, storage
+from bench.group import guest, instructions, memory, null, peak, read, ring, start, storage
 from bench.group.base import Group
 
 GROUPS: dict[str, Group] = {
@@ -11,6 +11,7 @@ GROUPS: dict[str, Group] = {
     "qsd": Group("qemu-storage-daemon", storage.rows),
     "asyncio": Group("asyncio", asyncio_group.rows),
     "guest": Group("A guest without KVM, hwloop over VFIO", guest.rows),
+    "read": Group("A whole disk read to a file, in that guest", read.rows),
     "ring": Group("The ring alone, against plain Python", ring.rows),
     "start": Group("Beginning", start.rows),
     "peak": Group("Peak memory", peak.rows),

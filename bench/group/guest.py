@@ -29,22 +29,9 @@ _TIMEOUT = 900.0
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    found = run(setting)
     rates: dict[tuple[int, str], list[float]] = defaultdict(list)
-    seconds: dict[str, list[float]] = defaultdict(list)
-    for line in found:
-        if "iops" in line:
-            rates[line["depth"], line["name"]].append(line["iops"])
-        elif "seconds" in line:
-            seconds[line["name"]].append(line["seconds"])
-    yield from _of_rates(rates)
-    ratios = [ours / theirs for ours, theirs in zip(seconds["hwloop read"], seconds["dd"], strict=True)]
-    notes = f"{_list(seconds['hwloop read'])} s against {_list(seconds['dd'])} s"
-    measure = "`hwloop read` of 1 GiB to a file, time over `dd iflag=direct bs=1M`"
-    yield Row(measure, ratios, 1.0, at_most=True, notes=notes)
-
-
-def _of_rates(rates: dict[tuple[int, str], list[float]]) -> Iterator[Row]:
+    for line in run(setting.fifo, "--rounds", str(setting.rounds), "--copies", "0"):
+        rates[line["depth"], line["name"]].append(line["iops"])
     for depth, goal in GOALS_KERNEL.items():
         kernel = [max(pair) for pair in zip(rates[depth, "fio"], rates[depth, "kernel"], strict=True)]
         for way in ("core", _PYTHON[depth]):
@@ -62,18 +49,13 @@ def _over(measure: str, ours: list[float], theirs: list[float], goal: float) -> 
     return Row(measure, ratios, goal, notes=f"{rate_text(middle[0])} against {rate_text(middle[1])}")
 
 
-def _list(values: list[float]) -> str:
-    return ", ".join(f"{value:.2f}" for value in values)
-
-
-def run(setting: Setting) -> list[dict[str, Any]]:
-    """What bench.guest_run prints."""
-    lines = Lines(setting.fifo)
+def run(fifo: bool, *words: str) -> list[dict[str, Any]]:
+    """What bench.guest_run prints, given these words."""
+    lines = Lines(fifo)
     size = {"file.size": str(1 << 30), "file.read-zeroes": "off", "iothread": "io0", "num-queues": "2"}
     plain = {**size, "iommu_platform": "off"}
     # The kernel's disk is not behind the IOMMU, which would cost it more than half.
     disks = [Disk("null-co://", options) for options in (plain, size, size, size, plain)]
-    words = ["--rounds", str(setting.rounds), "--copies", "3"]
     result = vm.run(
         ["python3", "-m", "bench.guest_run", *words],
         disks=disks,
