@@ -55,7 +55,7 @@ def _read_blocks(disk: BlockDevice, position: int, end: int, slots: Slots) -> It
 
 def _start_reads(disk: BlockDevice, position: int, end: int, slots: Slots) -> int:
     """Start the next reads, and return where those that were not started begin."""
-    while position < end and slots.in_flight < slots.count:
+    while position < end and slots.in_flight < slots.depth:
         stop = disk.end_of_piece(position, end)
         view = slots.take(stop - position)
         if not slots.start(position, view, write=False):

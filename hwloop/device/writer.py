@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from hwloop.device.blk_formats import ZonedModel
 from hwloop.device.block import BlockDevice
 from hwloop.device.slots import IN_FLIGHT, Slots
-from hwloop.errors import InvalidParam
+from hwloop.errors import HwloopError, InvalidParam
 from hwloop.spec import SECTOR_SIZE
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class BlockWriter:
         head = offset % self._disk.block_size()
         start = offset - head
         before = self._block_at(start)[:head] if head else b""
-        while self._slots.in_flight >= self._slots.count:
+        while self._slots.in_flight >= self._slots.depth:
             self._finish_one()
         self._memory = self._slots.take(self._disk.end_of_piece(start, self._disk.size()) - start)
         self._memory[:head] = before
@@ -160,6 +160,9 @@ class BlockWriter:
         self._counts.append(count)
 
     def _finish_one(self) -> None:
-        count = self._counts.popleft()
-        self._slots.finish().release()
-        self.done += count
+        try:
+            self._slots.finish().release()
+        except HwloopError:
+            self._counts.popleft()
+            raise
+        self.done += self._counts.popleft()

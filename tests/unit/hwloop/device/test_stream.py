@@ -17,6 +17,7 @@ from hwloop.device.blk import VirtioBlk
 from hwloop.device.blk_protocol import RequestType
 from hwloop.device.fake_blk import FakeBlk
 from hwloop.device.stream import read_range, read_views, write_range, write_stream
+from hwloop.device.writer import BlockWriter
 from hwloop.errors import InvalidParam, IoError, ReadOnlyDisk
 from hwloop.hal.fake import FakeHal
 from hwloop.spec import BlkFeature
@@ -178,9 +179,11 @@ def test_a_queue_that_others_fill_is_no_error() -> None:
         assert sorted(disk.poll()) == others
 
 
-def test_a_few_requests_are_in_flight_at_once() -> None:
+@pytest.mark.parametrize("slow", [False, True])
+def test_two_requests_are_in_flight_at_once_and_more_where_the_device_is_waited_for(slow: bool) -> None:
     with disk_of(size_max=512, seg_max=1) as (disk, device):
         most = 0
+        device.hold = slow
         serve = device.serve
 
         def watched(chain: object) -> int:
@@ -188,9 +191,19 @@ def test_a_few_requests_are_in_flight_at_once() -> None:
             most = max(most, len(disk._in_flight))
             return serve(chain)  # type: ignore[arg-type]
 
+        def one(seconds: float) -> bool:
+            device.release(0, 1)
+            return True
+
         device.serve = watched  # type: ignore[method-assign]
-        list(read_range(disk, 0, SIZE))
-        assert most == 4
+        if slow:
+            disk._wait_for_completion = one  # type: ignore[method-assign]
+        assert b"".join(read_range(disk, 0, SIZE)) == device.data
+        assert most == (4 if slow else 2)
+        most = 0
+        written(disk, 0, [bytes(SIZE)])
+        assert device.data == bytes(SIZE)
+        assert most == (4 if slow else 2)
 
 
 def test_memory_stays_constant_over_a_long_stream() -> None:
@@ -258,3 +271,23 @@ def test_a_write_that_is_refused_keeps_no_memory() -> None:
     """`disk_of` looks whether all memory came back."""
     with disk_of(features=MODERN | BlkFeature.RO) as (disk, _), pytest.raises(ReadOnlyDisk):
         list(write_stream(disk, 0, io.BytesIO(bytes(4096)).readinto))
+
+
+def test_a_signal_while_a_write_is_waited_for_leaves_its_memory_with_the_device() -> None:
+    with disk_of(size_max=512, seg_max=1) as (disk, device), BlockWriter(disk) as writer:
+        device.hold = True
+        waited = disk._wait_for_completion
+
+        def interrupted(seconds: float) -> bool:
+            raise KeyboardInterrupt
+
+        disk._wait_for_completion = interrupted  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            writer.write(0, b"1" * 512 + b"2" * 512 + b"3" * 512)
+        disk._wait_for_completion = waited  # type: ignore[method-assign]
+        device.hold = False
+        device.release()
+        writer.write(4096, b"4" * 512)
+        writer.finish()
+        assert device.data[:1024] == b"1" * 512 + b"2" * 512
+        assert device.data[4096:4608] == b"4" * 512
