@@ -111,8 +111,8 @@ def _block(token: Token, marks: _Marks, page: str, before: Block | None) -> Bloc
         and (found := _OF_THE_MACHINE.search(token.content))
     ):
         raise Unrunnable(f"{page}:{line}: this would touch {found[0]} of the machine that tests it: run it in a VM")
-    if language == "text" and before is None and how not in (NOT_RUN, NO_CODE):
-        raise Unrunnable(f"{page}:{line}: this is the output of no block: say `<!-- no code -->` before it")
+    if language == "text" and not marks.how and (before is None or before.how in (NOT_RUN, NO_CODE)):
+        raise Unrunnable(f"{page}:{line}: this is the output of no block that is run: say `<!-- no code -->` before it")
     return Block(page, line, language, token.content, how, marks.reason, marks.file, marks.figures_vary)
 
 

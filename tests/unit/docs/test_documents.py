@@ -31,6 +31,7 @@ def run(folder: Path, *lines: str) -> int:
         ["```", "no language", "```"],
         ["```c", "int main(void);", "```"],
         ["```text", "the output of nothing", "```"],
+        ["<!-- not run: why -->", "```sh", "true", "```", "", "```text", "its output, it seems", "```"],
         ["<!-- not run -->", "```c", "a mark without a reason", "```"],
         ["<!-- run: moon -->", "```sh", "a mark that is none", "```"],
         ["```sh", "hwloop info 0000:00:05.0", "```"],
