@@ -37,7 +37,7 @@ PACKAGES := python3 python3-dev python3-venv gcc libc6-dev qemu-system-x86 qemu-
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup man docs build check lint types unit asan tsan fuzz soak test tables demo bench clean
+.PHONY: help setup man docs build check lint types unit asan tsan fuzz fuzz-control soak test tables demo bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -104,6 +104,9 @@ tsan: build  ## the tests of two threads, on extensions that ThreadSanitizer wat
 
 fuzz: build  ## inputs for a device that stores anything anywhere, for SECONDS=60; prints the speed, keeps what fails
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+
+fuzz-control: build  ## can the fuzzer find anything? It has to find checks that were taken out of a copy, and nothing else
+	@for name in not-outstanding too-long nothing; do $(BIN)/python -m tests.fuzz.planted $$name || exit 1; done
 
 soak: SECONDS := 1200
 soak: build  ## mixed load with faults over every kind of disk, for SECONDS=1200; nothing must leak

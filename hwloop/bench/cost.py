@@ -227,6 +227,10 @@ class CountingHal(Hal):
     def check(self) -> None:
         self.inner.check()
 
+    @property
+    def quarantined(self) -> bool:
+        return self.inner.quarantined
+
     def quarantine(self) -> None:
         self.inner.quarantine()
 

@@ -104,7 +104,8 @@ class BlkMemory(Device):
         """After the last reset. What is in flight never completes; memory that somebody still looks at stays for ever,
         since the next mapping at its address would show through."""
         self._abandon_requests()
-        for queue in self.queues if self._silent else []:
+        # Of a device that is gone nothing completes either; whether it may still write, the Hal knows.
+        for queue in self.queues if not self.hal.quarantined else []:
             with suppress(RingUsageError):
                 queue.reset()
         for buffer in self._allocated:

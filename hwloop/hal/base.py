@@ -135,6 +135,11 @@ class Hal(Owner):
     def reconnected(self) -> None:
         """The device came back and knows nothing: let it have all memory again. Only a process can come back."""
 
+    @property
+    def quarantined(self) -> bool:
+        """Whether the device may still write its memory, for all that is known."""
+        return False
+
     @abstractmethod
     def quarantine(self) -> None:
         """The device may still be writing: from now on no memory is freed or used again, also not by `close()`."""
@@ -246,6 +251,10 @@ class BounceHal(Hal):
         arena = self._arena_of(paddr)
         if not arena.holds(paddr - arena.iova, length):
             raise DmaError(f"{length} bytes at device address {paddr:#x} are not in memory that the device was given")
+
+    @property
+    def quarantined(self) -> bool:
+        return self._quarantined
 
     def quarantine(self) -> None:
         self._quarantined = True

@@ -80,6 +80,10 @@ class HalFilter(Hal):
     def device_lost(self) -> None:
         self.inner.device_lost()
 
+    @property
+    def quarantined(self) -> bool:
+        return self.inner.quarantined
+
     def quarantine(self) -> None:
         self.inner.quarantine()
 

@@ -99,6 +99,7 @@ def test_a_loop_of_asyncio_sleeps_on_them(way: tuple[str, str, str]) -> None:
     asyncio.run(asyncio.wait_for(work(), 60))
 
 
+@pytest.mark.fault(9)
 def test_who_wants_the_function_back_is_heard() -> None:
     asked: list[int] = []
     disk = opened(WAYS["msix"], "irq")

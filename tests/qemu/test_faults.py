@@ -183,6 +183,7 @@ def test_a_qemu_that_is_stopped_is_given_up_after_a_deadline(machine: QemuMachin
     assert time.monotonic() - before < 3
 
 
+@pytest.mark.fault(8)
 def test_a_qemu_that_is_killed_is_a_lost_device_and_the_error_says_how(machine: QemuMachine, image: Path) -> None:
     disk = disk_of(machine, image)
     token = disk.submit_read(0, 512)

@@ -209,6 +209,7 @@ WAYS = [
 ]
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("wait", ["irq", "adaptive"])
 @pytest.mark.parametrize(("options", "kind"), WAYS, ids=str)
 def test_a_disk_has_the_best_interrupts_that_there_are_and_hears_that_it_grows(

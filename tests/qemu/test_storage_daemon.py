@@ -82,6 +82,7 @@ def opened(daemon: Daemon, options: str) -> VirtioBlk:
             return disk
 
 
+@pytest.mark.fault(7, over="vhost-user")
 @pytest.mark.parametrize("wait", ["poll", "irq"])
 def test_verified_random_writes_survive_a_daemon_that_is_killed_again_and_again(daemon: Daemon, wait: str) -> None:
     rng = random.Random(wait)

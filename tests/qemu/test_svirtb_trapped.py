@@ -110,6 +110,7 @@ def test_memory_that_the_machine_has_not_is_no_ring(machine: TrappedMachine) -> 
     assert region.read32(0) == VirtIoStatus.RESET
 
 
+@pytest.mark.fault(8)
 def test_a_device_process_that_dies_is_a_device_that_is_lost(machine: TrappedMachine) -> None:
     disk = disk_on(machine, step_seconds=0.2)
     os.kill(machine.device.pid, signal.SIGKILL)

@@ -108,6 +108,7 @@ def test_what_completes_while_interrupts_are_turned_on_is_not_slept_for() -> Non
     assert line.times == 1, "nobody waited for it"
 
 
+@pytest.mark.fault(27)
 @pytest.mark.parametrize("mode", [IRQ, ADAPTIVE])
 def test_an_interrupt_that_was_lost_costs_the_time_of_one_wait_and_not_the_completion(mode: str) -> None:
     ring = PaperRing()
@@ -116,6 +117,7 @@ def test_an_interrupt_that_was_lost_costs_the_time_of_one_wait_and_not_the_compl
     assert waiter.interrupts == 0
 
 
+@pytest.mark.fault(27)
 def test_an_interrupt_for_nothing_does_not_end_the_wait() -> None:
     ring = PaperRing()
     line = PaperLine(times=3)
@@ -148,6 +150,7 @@ def test_a_message_is_not_acknowledged() -> None:
     assert line.steps == ["rearm"]
 
 
+@pytest.mark.fault(27)
 @pytest.mark.parametrize(("shared", "steps"), [(False, ["mask"]), (True, [])])
 def test_a_storm_is_ended_and_polled_through(
     shared: bool, steps: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

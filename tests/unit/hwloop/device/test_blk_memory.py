@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 
 from cython_ring import RingUsageError
 from hwloop.device.blk import VirtioBlk
 from hwloop.device.fake_blk import FakeBlk
-from hwloop.errors import DeviceClosed, InvalidParam
+from hwloop.errors import DeviceClosed, DeviceLost, InvalidParam
 from hwloop.hal.fake import FakeHal
 from hwloop.queue_options import QueueOptions
 from hwloop.spec import BlkFeature
@@ -45,6 +47,19 @@ def test_what_is_closed_goes_back_zeroed() -> None:
                 assert bytes(buffer) == bytes(8192)
                 memoryview(buffer)[:] = b"x" * 8192
         assert hal.leaks() == before
+
+
+def test_the_end_of_a_device_that_is_gone_does_so_too() -> None:
+    disk, device, hal = disk_of()
+    device.hold = True
+    buffer = disk.alloc(4096)
+    disk.queues[1].submit_read(0, buffer, 7, 0, 4096)
+    device.faults.gone = True
+    with suppress(DeviceLost):
+        disk.close()
+    assert buffer.closed
+    assert not hal.quarantined
+    assert hal.leaks() == []
 
 
 def test_the_end_of_the_disk_ends_requests_in_flight_with_their_memory() -> None:

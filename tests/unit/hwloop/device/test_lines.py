@@ -139,6 +139,7 @@ def test_a_queue_and_the_configuration_have_vectors_of_their_own(name: str) -> N
     assert machine.hal.leaks() == []
 
 
+@pytest.mark.fault(36)
 @pytest.mark.parametrize(
     ("vectors", "shares", "why"),
     [
@@ -158,6 +159,7 @@ def test_queues_share_vectors_where_there_are_fewer(vectors: int, shares: dict[i
     machine.transport.close()
 
 
+@pytest.mark.fault(36)
 @pytest.mark.parametrize("name", MESSAGES)
 @pytest.mark.parametrize(("refused_from", "shares"), [(3, {0: 1, 1: 1}), (2, {0: 1, 1: 1}), (1, {0: 0, 1: 0})])
 def test_a_device_that_refuses_vectors_gets_fewer(name: str, refused_from: int, shares: dict[int, int]) -> None:
@@ -171,6 +173,7 @@ def test_a_device_that_refuses_vectors_gets_fewer(name: str, refused_from: int, 
     machine.transport.close()
 
 
+@pytest.mark.fault(36)
 @pytest.mark.parametrize("name", MESSAGES)
 def test_a_device_that_refuses_every_vector_has_its_line(name: str) -> None:
     machine = Machine(name, vectors=3)
@@ -225,6 +228,7 @@ def test_a_line_is_waited_for_acknowledged_and_armed_again(name: str) -> None:
             assert not machine.interrupts.raised
 
 
+@pytest.mark.fault(27)
 @pytest.mark.parametrize("name", TRANSPORTS)
 @pytest.mark.parametrize("vectors", [0, 2])
 def test_a_lost_interrupt_costs_no_request(name: str, vectors: int) -> None:
@@ -276,6 +280,7 @@ def test_interrupts_can_be_had_and_given_up_later_on() -> None:
 # --- Changes of the configuration -------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("wait", ["poll", "irq", "adaptive"])
 @pytest.mark.parametrize("vectors", [0, 2])
 @pytest.mark.parametrize("name", TRANSPORTS)
@@ -294,6 +299,7 @@ def test_a_disk_that_grows_tells_it_and_may_be_used_to_its_new_end(name: str, ve
         assert machine.device.data[-512:] == b"E" * 512
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("name", TRANSPORTS)
 def test_a_request_for_what_has_just_grown_needs_no_wait_before(name: str) -> None:
     machine = Machine(name, vectors=0)
@@ -337,6 +343,7 @@ def test_a_callback_that_fails_is_logged_and_keeps_no_other_from_being_called(ca
     assert "what the callback says" in caplog.text
 
 
+@pytest.mark.fault(13)
 def test_a_configuration_that_does_not_stop_changing_is_the_devices_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hwloop.transport.base.Transport.read_consistent.__defaults__", (0.01,))
     machine = Machine()
@@ -437,6 +444,7 @@ def test_what_waits_on_a_shared_interrupt_looks_at_its_own_ring_soon(monkeypatch
         assert 0 < max(slept) <= 0.01
 
 
+@pytest.mark.fault(27)
 def test_a_lost_interrupt_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine()
     with machine.disk("irq") as disk, disk.alloc(4096) as buffer:

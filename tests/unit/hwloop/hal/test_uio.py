@@ -198,6 +198,7 @@ def test_bus_mastering_that_somebody_turned_off_is_told_with_the_reason(machine:
             hal.check()
 
 
+@pytest.mark.fault(8, over="uio")
 def test_a_function_that_is_gone_is_told(machine: Machine) -> None:
     with machine.hal() as hal:
         machine.poke(_COMMAND, b"\xff\xff")

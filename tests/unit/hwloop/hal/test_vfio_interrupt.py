@@ -73,6 +73,7 @@ def test_all_vectors_are_taken_at_once_since_the_kernel_may_not_add_any_later(op
         interrupts.vector(5)
 
 
+@pytest.mark.fault(36, over="vfio")
 def test_fewer_vectors_are_had_where_the_machine_has_fewer(opening: Opening) -> None:
     interrupts, _ = opening(available=2, msix=8)
     assert interrupts.vectors(8) == 2

@@ -303,6 +303,7 @@ def test_whatever_a_peer_answers_is_a_typed_error_and_no_hang(answers: list[byte
 # --- The other side goes away -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("protocol", [EVERYTHING, LIKE_QEMU])
 def test_a_back_end_that_dies_is_noticed_long_before_the_deadline(protocol: Any) -> None:
     with Peer(protocol) as peer:

@@ -77,6 +77,7 @@ def path() -> Iterator[Path]:
     assert descriptors() == before
 
 
+@pytest.mark.fault(7)
 @PROTOCOLS
 @pytest.mark.parametrize("step", list(Step))
 def test_a_request_is_done_whenever_the_back_end_dies(path: Path, protocol: ProtocolFeature, step: Step) -> None:
@@ -191,6 +192,7 @@ def _release_last(device: FakeBlk) -> None:
 # --- It does not come back, or not as it was --------------------------------------------------------------------------
 
 
+@pytest.mark.fault(8)
 def test_a_back_end_that_stays_away_is_lost_once_the_time_is_over(path: Path) -> None:
     with Mortal(path, LIKE_QEMU, "reconnect=0.2") as mortal:
         mortal.back_end.close()
@@ -200,6 +202,7 @@ def test_a_back_end_that_stays_away_is_lost_once_the_time_is_over(path: Path) ->
             mortal.disk.read(0, 512)
 
 
+@pytest.mark.fault(8)
 def test_with_reconnect_0_it_is_lost_at_once(path: Path) -> None:
     with Mortal(path, LIKE_QEMU, "reconnect=0") as mortal:
         mortal.back_end.die(Step.FETCHED)
