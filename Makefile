@@ -100,7 +100,8 @@ tsan: build  ## the tests of two threads, on extensions that ThreadSanitizer wat
 	    HWLOOP_SANITIZED=$(TSAN) setarch -R \
 	    $(BIN)/python -m pytest -q -p no:cacheprovider -o "pythonpath=$(TSAN) ." \
 	    tests/sanitizer/test_sanitizer.py::test_the_extensions_in_use_are_those_that_are_watched \
-	    tests/unit/cython_ring/test_two_threads.py
+	    tests/sanitizer/test_threads.py tests/unit/cython_ring/test_two_threads.py \
+	    tests/unit/hwloop/device/test_thread_a_queue.py
 
 fuzz: build  ## inputs for a device that stores anything anywhere, for SECONDS=60; prints the speed, keeps what fails
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
