@@ -25,7 +25,8 @@ from hwloop.device.blk_queue import Batch
 
 _LIFE_SECONDS = 60
 _SECTORS = 1 << 12
-_SPINS = {"poll": 1 << 22, "block": 1}
+_SPINS = {"poll": 1 << 22, "block": 1, "irq": 1}
+"""Looks before a wait: hardly any, and then to nap (block), or to sleep on the interrupt."""
 _CHECKS_A_CLOCK = 64
 
 
@@ -182,7 +183,7 @@ def main() -> None:
     parser.add_argument("--device", type=int, default=0, help="the device's process")
     given = parser.parse_args()
     load = Load(given.depth, given.bytes, given.seconds, given.in_order, given.wait, given.batch)
-    with opened(given.target) as disk:
+    with opened(given.target + ("?wait=irq" if given.wait == "irq" else "")) as disk:
         print(json.dumps(measure(TIERS[given.tier], disk, load, given.device)))
 
 

@@ -695,6 +695,9 @@ cdef class Engine:
     cdef readonly Doorbell doorbell
     cdef public object waiter
     cdef InsideEngine inside
+    cdef int wake_fd            # an eventfd to sleep on; -1: none
+    cdef bint wake_asks
+    cdef readonly uint64_t woken    # times that it was readable
     cdef object owner
     cdef set buffers            # what requests went to, kept alive until it is closed
     cdef uint64_t call_tag      # of the call that waits, or of the last one
@@ -711,6 +714,7 @@ cdef class Engine:
     cdef uint32_t reap_into(self, Taken *taken, uint32_t most) noexcept nogil
     cdef void put_back(self, Taken *taken) noexcept nogil
     cdef uint32_t drop_abandoned(self, Taken *taken, uint32_t before) noexcept nogil
+    cdef void doze(self, uint64_t until) noexcept nogil
     cdef bint pause(self, uint64_t until, uint64_t spin_until) except -1
     cdef int wait_for(self, Taken *taken, uint32_t least, uint32_t most, uint64_t timeout_ns, uint64_t spin_ns) except -1
     cdef int run_one(self, Request *request, uint32_t parts, uint64_t timeout_ns, Completion *out) except -1

@@ -14,6 +14,17 @@ from cython_ring.errors import RingFull, RingUsageError
 from cython_ring.layout import check_slots
 from cython_ring.packed import PackedRing
 
+cdef extern from "<poll.h>" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    short POLLIN
+    int poll(pollfd *wanted, unsigned long count, int milliseconds)
+
+cdef extern from "<unistd.h>" nogil:
+    ssize_t read(int fd, void *to, size_t count)
+
 __all__ = ["COMPLETION_BYTES", "REQUEST_BYTES", "Engine"]
 
 REQUEST_BYTES = sizeof(Request)
@@ -25,6 +36,8 @@ cdef int LOOKS = 1500               # at the ring with the GIL held, in a call: 
 cdef int RELAXED_LOOKS = 40         # and then so many with a rest after each, which takes as long
 cdef uint64_t SPIN_NS = 100000      # in a call, without the GIL
 cdef uint64_t REMIND_NS = 1000000000
+cdef uint64_t WAKE_SPIN_NS = 20000  # about what an interrupt costs
+cdef uint64_t DOZE_NS = 5000000
 cdef uint64_t LONGEST_WAIT_NS = <uint64_t>1 << 62
 
 
@@ -96,6 +109,7 @@ cdef class Engine:
         self.owner = owner
         self.buffers = set()
         self.inside = InsideEngine(ring)
+        self.wake_fd = -1
         self.allocate(ring.state.size)
         self.preset()
 
@@ -337,6 +351,11 @@ cdef class Engine:
 
     # --- Waiting ---
 
+    def wake_by(self, int fd, bint asks=False):
+        """Sleep on this eventfd, which does not block, before `waiter` is called, without the GIL; -1: no more. With
+        `asks`, spin for a moment first, and have used notifications sent only while it sleeps. `woken` counts."""
+        self.wake_fd, self.wake_asks = fd, asks
+
     cdef int wait_for(self, Taken *taken, uint32_t least, uint32_t most, uint64_t timeout_ns,
                       uint64_t spin_ns) except -1:
         """Reap until `taken` has `least`, the ring is broken or time is over; there is one last look then."""
@@ -361,6 +380,11 @@ cdef class Engine:
         cdef uint64_t now
         if self.waiter is None:
             return self.ring.wait_until(until, spin_until)
+        if self.wake_fd >= 0:
+            with nogil:
+                self.doze(until)
+            if engine_ready(&self.state, &self.ring.state):
+                return True
         now = ring_now_ns()
         if now < until:
             self.inside.open = True
@@ -370,6 +394,27 @@ cdef class Engine:
                 self.inside.open = False
         PyErr_CheckSignals()
         return engine_ready(&self.state, &self.ring.state)
+
+    cdef void doze(self, uint64_t until) noexcept nogil:
+        """Sleep until `wake_fd` is readable, for a few milliseconds at most; asks for that before, if it has to."""
+        cdef uint64_t now = ring_now_ns()
+        cdef uint64_t spin_until = now + WAKE_SPIN_NS
+        cdef uint64_t count
+        cdef pollfd wanted
+        while self.wake_asks and now < min(spin_until, until):
+            if engine_ready(&self.state, &self.ring.state):
+                return
+            ring_cpu_relax()
+            now = ring_now_ns()
+        if self.wake_asks:
+            self.ring.ask_for_notifications(True)
+        if now < until and not engine_ready(&self.state, &self.ring.state):
+            wanted = pollfd(self.wake_fd, POLLIN, 0)
+            poll(&wanted, 1, <int>(min(until - now, DOZE_NS) // 1000000) + 1)
+            if wanted.revents and read(self.wake_fd, &count, sizeof(count)) > 0:
+                self.woken += 1
+        if self.wake_asks:
+            self.ring.ask_for_notifications(False)
 
     cdef int run_one(self, Request *request, uint32_t parts, uint64_t timeout_ns, Completion *out) except -1:
         """Submit a request, as put_parts() does, and wait for its completion: 1, 0 when time is over, 2 when there is no room."""

@@ -22,7 +22,7 @@ from hwloop.hal.interrupt import Interrupt
 from hwloop.queue_areas import LARGEST_SIZE, choose_size, make_areas, make_slots, make_tables
 from hwloop.spec import Feature, PhysAddr
 from hwloop.transport.base import Transport
-from hwloop.waiting import IRQ, POLL, Waiter
+from hwloop.waiting import ADAPTIVE, IRQ, POLL, Waiter
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -128,9 +128,11 @@ class VirtQueue:
         self._wake_user()
 
     def _wake_user(self) -> None:
-        """Let calls of the engine sleep as `wait` does."""
+        """Let calls of the engine sleep as `wait` does; on the descriptor itself where that is all there is to do."""
         if self._user is not None:
             self._user.engine.waiter = self.waiter.wait_inside if self.waiter.mode != POLL else None
+            fd = self.waiter.plain_fileno()
+            self._user.engine.wake_by(-1 if fd is None else fd, self.waiter.mode == ADAPTIVE)
 
     def reap(self, completions: Buffer) -> int:
         """Take what completed of the requests of `engage`'s user, two 64-bit words each (Engine.reap); how many."""
@@ -238,7 +240,7 @@ class VirtQueue:
     @property
     def interrupts(self) -> int:
         """How many interrupts this queue has taken."""
-        return self.waiter.interrupts
+        return self.waiter.interrupts + (self._user.engine.woken if self._user is not None else 0)
 
     def fileno(self) -> int | None:
         """A descriptor that is readable once a buffer was used, for `select`: see `Waiter.arm`. None while it polls."""

@@ -79,6 +79,11 @@ class Waiter:
         """What is readable once the interrupt came; None where nothing is. `arm` before sleeping on it."""
         return self._line.fileno() if self._line is not None and self.mode != POLL else None
 
+    def plain_fileno(self) -> int | None:
+        """The same where it is an eventfd that brings one queue's events, and nothing is to be done afterwards."""
+        line = self._line
+        return self.fileno() if line is not None and not (line.needs_ack or self._shared) else None
+
     def arm(self) -> bool:
         """Have the device interrupt for what completes from now on. True when something has completed already."""
         if self.mode == ADAPTIVE:

@@ -419,7 +419,7 @@ def kept_inside(disk: VirtioBlk) -> InsideEngine:
     buffer = disk.alloc(512)
     disk.queues[0].submit_read(0, buffer, 1)
     with pytest.raises(DeadlineExpired):
-        disk.queues[0].reap(1, deadline=0.01)
+        disk.queues[0].reap(1, deadline=0.2)
     return kept[0]
 
 
