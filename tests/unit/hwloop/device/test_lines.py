@@ -19,10 +19,11 @@ from hwloop.errors import DeadlineExpired, DeviceError, InvalidParam, Unsupporte
 from hwloop.hal.fake import FakeHal
 from hwloop.hal.fake_interrupt import FakeInterrupt, FakeInterrupts
 from hwloop.hal.interrupt import Interrupt
+from hwloop.queue_options import QueueOptions
 from hwloop.spec import BlkFeature, DeviceStatus, Feature
 from hwloop.transport.base import Transport
 from hwloop.transport.fake import FakeTransport
-from hwloop.transport.fake_device import MODERN, FakeDevice, FakeQueue
+from hwloop.transport.fake_device import MODERN, RINGS, FakeDevice, FakeQueue
 from hwloop.transport.fake_mmio import FakeMmioDevice
 from hwloop.transport.fake_pci import FakePciFunction
 from hwloop.transport.fake_pci_legacy import FakePciLegacyFunction
@@ -453,3 +454,35 @@ def test_a_lost_interrupt_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> Non
         disk.queues[0].read_into(0, buffer)
         assert len(slept) == 1
         assert disk.virtqueues[0].interrupts == 0
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("event_idx", [False, True])
+@pytest.mark.parametrize("in_order", [False, True])
+def test_a_queue_that_is_polled_is_sent_no_interrupts_whatever_the_ring(
+    packed: bool, event_idx: bool, in_order: bool
+) -> None:
+    machine = Machine(vectors=2)
+    machine.device.features |= RINGS
+    options = QueueOptions({"packed": packed, "event-idx": event_idx, "in-order": in_order})
+    with (
+        VirtioBlk(machine.transport, machine.hal, request_seconds=5, wait="irq", options=options) as disk,
+        disk.alloc(4096) as buffer,
+    ):
+        assert bool(disk.negotiated & Feature.RING_PACKED) == packed
+        assert bool(disk.negotiated & Feature.EVENT_IDX) == event_idx
+
+        def interrupts_of_reads(count: int) -> int:
+            before = len(machine.interrupts.sent)
+            for sector in range(count):
+                disk.queues[0].read_into(sector, buffer)
+            return len(machine.interrupts.sent) - before
+
+        # With EVENT_IDX one is asked for anew only where a call goes to sleep, and none does here.
+        asked = {1} if event_idx else {40}
+        assert interrupts_of_reads(40) in asked
+        disk.virtqueues[0].use_interrupt(None)
+        # With EVENT_IDX the index that is asked for lies half a turn behind, and is met once in 65,536 requests.
+        assert interrupts_of_reads(40) == 0
+        disk.virtqueues[0].use_interrupt(disk.lines.queues[0])
+        assert interrupts_of_reads(40) in asked
