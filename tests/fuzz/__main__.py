@@ -138,7 +138,9 @@ def main() -> None:
     wrong = watch(child, note)
     count = note.count()
     took, worked = time.monotonic() - began, os.times().children_user + os.times().children_system
-    print(f"{count} executions, {count / took:.0f} a second, {count / worked:.0f} a second of processor time")
+    print(
+        f"{count} executions, {count / took:.0f} a second, {count / max(worked, 0.01):.0f} a second of processor time"
+    )
     if wrong:
         add_finding(note.data(), wrong)
         sys.exit(f"an input {wrong}; it is in {CORPUS}: {note.data().hex()}")
