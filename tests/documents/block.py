@@ -16,7 +16,9 @@ LANGUAGES = ("console", "sh", "python", "text", "json", "yaml", "ini")
 UNIT, QEMU, VM, NOT_RUN, NO_CODE = "unit", "qemu", "vm", "not run", "no code"
 
 _QEMU = re.compile(r"\bqemu\b|\bqemu-|\bsvirtb:\S+trapped=on|\bnbd(copy|info|kit|sh)\b")
-_OF_THE_MACHINE = re.compile(r"\b[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]\b|\bvd[a-z]\b|\bmmio:\w")
+_OF_THE_MACHINE = re.compile(
+    r"\b[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]\b|\bvd[a-z]\b|\bmmio:\w|\bhwloop (?:bind|unbind|restore)\b"
+)
 _COMMENT = re.compile(r"<!--\s*(.*?)\s*-->\s*", re.DOTALL)
 
 

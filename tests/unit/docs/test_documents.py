@@ -35,6 +35,7 @@ def run(folder: Path, *lines: str) -> int:
         ["<!-- not run -->", "```c", "a mark without a reason", "```"],
         ["<!-- run: moon -->", "```sh", "a mark that is none", "```"],
         ["```sh", "hwloop info 0000:00:05.0", "```"],
+        ["```sh", "hwloop restore", "```"],
         ["```console", "$ hwloop zero vda --all", "```"],
         ["```python", 'hwloop.open("mmio:0xfeb02e00")', "```"],
         ["<!-- no code -->", "", "A paragraph between.", "", "    indented"],
