@@ -354,6 +354,7 @@ def test_dump_shows_the_private_side_next_to_the_shared_one() -> None:
         "address": 0x1000,
         "length": 16,
         "writable": False,
+        "indirect": False,
         "shared": (0xDEAD, 16, 1, 1),
     }
     assert first["descriptors"][1]["shared"] == (0x2000, 512, 2, 0)
