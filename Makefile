@@ -113,7 +113,7 @@ soak: SECONDS := 1200
 soak: build  ## mixed load with faults over every kind of disk, for SECONDS=1200; nothing must leak
 	@$(BIN)/python -m tests.soak --seconds $(SECONDS)
 
-test: check  ## everything: check, the tests on QEMU's own devices, the tests in VMs; then `make tables`
+test: check asan  ## everything: check, hostile devices under sanitizers, QEMU's own devices, VMs; then `make tables`
 	$(NOTES) $(BIN)/python -m pytest -q -n $(JOBS) -m qemu tests/contract tests/qemu tests/unit/docs
 	$(NOTES) $(BIN)/python -m pytest -v -n 2 --dist loadfile --durations=10 tests/vm
 
