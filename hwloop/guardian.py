@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from hwloop.deadline import wait_until
 from hwloop.errors import DeadlineExpired
 from hwloop.owner import Owner
+from udev import helper
 
 if TYPE_CHECKING:
     from hwloop.transport.base import Transport
@@ -142,6 +143,7 @@ def _guard(
     """Never returns, and runs nothing of our caller's: no exit handler, no destructor, no output."""
     try:
         _stand_alone([channel.fileno(), *claim.descriptors(), *device])
+        helper.start_by_fork()
         watch = _Watch(channel, device)
         if not watch.wait_for_death(driver):
             return

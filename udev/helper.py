@@ -21,7 +21,7 @@ from udev.errors import BindTimeout, UdevError
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 # The answers are text, not an exit code: an interpreter that fails to start exits with 1, which would read as EPERM.
@@ -55,7 +55,7 @@ _IDLE_SECONDS = 0.5
 """How long a child waits for more to do: taking a device and giving it back are a dozen reads and writes each."""
 
 # Children that outlived their deadline. Kept, so that they are reaped if they ever end.
-_abandoned: list[subprocess.Popen[bytes]] = []
+_abandoned: list[subprocess.Popen[bytes] | _Fork] = []
 # Children that have answered, and can be asked again.
 _idle: list[_Child] = []
 
@@ -126,20 +126,62 @@ def _not_finished(what: str, seconds: float, pid: int | None) -> str:
 # --- A child that is asked again --------------------------------------------------------------------------------------
 
 
+class _Fork:
+    """What is used of Popen, of a child that is a fork of ours and runs `_CHILD`: no interpreter has to start."""
+
+    def __init__(self) -> None:
+        asked, asks = os.pipe()
+        answers, answered = os.pipe()
+        self.pid = os.fork()
+        if not self.pid:
+            _run_child(asked, answered)
+        os.close(asked)
+        os.close(answered)
+        self.stdin, self.stdout = os.fdopen(asks, "wb", 0), os.fdopen(answers, "rb", 0)
+        self.returncode: int | None = None
+
+    def kill(self) -> None:
+        if self.returncode is None:
+            os.kill(self.pid, 9)
+
+    def poll(self) -> int | None:
+        return self._wait(os.WNOHANG)
+
+    def wait(self) -> int:
+        return self._wait(0) or 0
+
+    def _wait(self, options: int) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, options)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+
+def _run_child(asked: int, answered: int) -> None:
+    """Never returns. Nothing of ours is open in it but its two pipes."""
+    try:
+        os.setsid()
+        for fd, to in ((asked, 0), (answered, 1), (answered, 2)):
+            os.dup2(fd, to)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        sys.argv[1:] = [str(_IDLE_SECONDS)]
+        exec(_CHILD, {"__name__": "helper"})  # noqa: S102 (our own words)
+    finally:
+        os._exit(0)
+
+
+def start_by_fork() -> None:
+    """From now on, children are forks of this process, which has no threads, nor memory that a child must not have."""
+    global _start
+    _start = _Fork
+
+
 class _Child:
     """A process that reads and writes files, one line of text at a time, and ends when it has nothing to do."""
 
     def __init__(self) -> None:
-        import subprocess
-
         self.program = sys.executable or "python3"
-        self.process = subprocess.Popen(
-            [self.program, "-I", "-S", "-c", _CHILD, str(_IDLE_SECONDS)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        self.process = _start()
 
     def ask(self, line: str, end: float) -> str | None:
         """The answer; None when there is none by `end`. What is no answer is why the process has ended."""
@@ -165,6 +207,21 @@ class _Child:
             if pipe is not None:
                 pipe.close()
         return self.process.wait()
+
+
+def _start_interpreter() -> subprocess.Popen[bytes]:
+    import subprocess
+
+    return subprocess.Popen(
+        [sys.executable or "python3", "-I", "-S", "-c", _CHILD, str(_IDLE_SECONDS)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+_start: Callable[[], subprocess.Popen[bytes] | _Fork] = _start_interpreter
 
 
 def _ask(line: str, seconds: float) -> tuple[str | None, _Child | None]:
@@ -224,7 +281,7 @@ def _run(argv: Sequence[str], seconds: float) -> tuple[subprocess.Popen[bytes], 
     return child, output.decode(errors="replace").strip()
 
 
-def _abandon(child: subprocess.Popen[bytes]) -> None:
+def _abandon(child: subprocess.Popen[bytes] | _Fork) -> None:
     # SIGKILL ends it where its sleep allows that, and changes nothing where it does not. Never wait for it here.
     child.kill()
     for pipe in (child.stdin, child.stdout):

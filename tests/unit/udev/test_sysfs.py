@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -196,7 +197,16 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     helper._end_idle()
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.fixture(params=["interpreter", "fork"])
+def start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each way to have a child."""
+    helper._end_idle()
+    monkeypatch.setattr(helper, "_start", helper._start)  # so that it is put back
+    if request.param == "fork":
+        helper.start_by_fork()
+
+
+@pytest.mark.usefixtures("patient", "start")
 def test_one_child_does_what_is_asked_in_a_row(attribute: Path) -> None:
     sysfs, pids = Sysfs(), set()
     for value in ("one", "two"):
@@ -207,6 +217,7 @@ def test_one_child_does_what_is_asked_in_a_row(attribute: Path) -> None:
     assert len(pids) == 1
 
 
+@pytest.mark.usefixtures("start")
 def test_a_child_that_has_ended_meanwhile_is_not_asked(attribute: Path) -> None:
     helper._end_idle()
     assert Sysfs().read_within(attribute, 20) == "old"
@@ -219,7 +230,25 @@ def test_a_child_that_has_ended_meanwhile_is_not_asked(attribute: Path) -> None:
     assert first.returncode == 0
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.usefixtures("start")
+def test_a_child_of_ours_has_nothing_open_but_its_pipes_and_is_left_behind_at_the_deadline(
+    attribute: Path, endless: Path
+) -> None:
+    with open(attribute) as mine:
+        os.set_inheritable(mine.fileno(), True)
+        with pytest.raises(BindTimeout, match=r"not finished after 0\.3 s"):
+            Sysfs().write(endless, "value", 0.3)
+    left = helper._abandoned[-1]
+    with suppress(FileNotFoundError):  # it may have gone already
+        assert {int(fd) for fd in os.listdir(f"/proc/{left.pid}/fd")} <= {0, 1, 2}
+    left.wait()
+    with pytest.raises(DeviceNotFound):
+        Sysfs().read_within(attribute.with_name("absent"), 20)
+    Sysfs().write(attribute, "new", 20)
+    assert attribute.read_text() == "new\n"
+
+
+@pytest.mark.usefixtures("patient", "start")
 def test_a_child_that_was_killed_is_an_error_and_is_not_asked_again(attribute: Path) -> None:
     assert Sysfs().read_within(attribute, 20) == "old"
     helper._idle[-1].process.kill()
