@@ -248,6 +248,22 @@ cdef inline void engine_submit_split(
     split_publish(s)
 
 
+cdef inline void engine_submit_one(EngineState *e, RingState *s, const Request *r) noexcept nogil:
+    """The same for one request: there is no loop to prepare for."""
+    cdef uint16_t slot = s.free_head
+    cdef uint32_t place = s.added & s.order_mask
+    if s.free == 0:
+        return
+    s.free -= 1
+    engine_fill(e, s, slot, r, s.added)
+    if ring_unlikely(s.order[place] != slot):
+        s.order[place] = slot
+        ring_store16(&s.driver[2 + place], slot)
+    s.free_head = s.shadow[slot].next
+    s.added += 1
+    split_publish(s)
+
+
 cdef inline void engine_submit_packed(
     EngineState *e, RingState *s, const Request *requests, uint32_t count
 ) noexcept nogil:
@@ -372,6 +388,8 @@ cdef inline uint32_t engine_submit(EngineState *e, RingState *s, const Request *
         engine_submit_direct(e, s, requests, count)
     elif e.packed:
         engine_submit_packed(e, s, requests, count)
+    elif count == 1:
+        engine_submit_one(e, s, requests)
     else:
         engine_submit_split(e, s, requests, count)
     return <uint32_t>(s.added - before)
