@@ -14,7 +14,7 @@ from bench.row import Row
 TASKS = 128
 WAYS = {
     "queue": ("disk.queues[0].read_into(...)", 300_000),
-    "batch": ("disk.queues[0].submit(batch)` of 32 reads", None),
+    "batch": ("disk.queues[0].submit(batch_of_32)", None),
     "disk": ("disk.read(...)", None),
 }
 """How bench.async_driver reads, the call, and what is wanted of it."""
