@@ -17,7 +17,7 @@ from hwloop.config import read_config
 from hwloop.device.blk_protocol import FIELD_FEATURES, BlkConfig
 from hwloop.door.base import Place
 from hwloop.door.pci import PciPlace
-from hwloop.errors import DeviceLost, RefusedError, Unsupported
+from hwloop.errors import RefusedError, Unsupported
 from hwloop.inventory import Record, record_of
 from hwloop.spec import SECTOR_SIZE, DeviceType, feature_names
 from hwloop.transport.base import Transport
@@ -30,7 +30,6 @@ from hwloop.transport.pci_capability import (
 from pci import BarInfo, CapabilityInfo, ConfigSpace, IoBar, PciError, SysfsConfigAccess, parse_resource_file
 from udev import Sysfs
 
-_ALL_ONES = 0xFF
 _QUEUES_AT_MOST = 1024
 
 
@@ -210,11 +209,8 @@ def _read_registers(transport: Transport) -> Registers:
     config = (
         transport.read_consistent(lambda: _read_block_config(transport, features)) if kind == DeviceType.Block else {}
     )
-    if transport.get_status() == _ALL_ONES:
-        # Last, so that a device that goes meanwhile is found out too: what was read is nothing that it said.
-        raise DeviceLost(
-            "the device is gone: its registers read all ones", remedy="see whether it is still there: list"
-        )
+    # Last: of a device that has gone it raises DeviceLost, and what was read is nothing that it said.
+    transport.get_status()
     return Registers(features, queues, config)
 
 
