@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +14,8 @@ import pytest
 
 import hwloop
 from hwloop.cli.main import run
-from hwloop.deadline import Deadline
 from hwloop.device.blk import VirtioBlk
-from hwloop.errors import DeviceChanged, DeviceLost, SetupError
+from hwloop.errors import DeviceChanged, DeviceLost
 from hwloop.qtest.process import QemuProcess
 
 SECTORS = 2048
@@ -39,13 +38,20 @@ class Daemon:
             image.truncate(size)
 
     def start(self) -> None:
+        self.path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as listener:
+            # It listens before the daemon is there, so nobody has to wait for that.
+            listener.bind(str(self.path))
+            listener.listen(4)
+            self.process = self._start(listener.fileno())
+
+    def _start(self, listener: int) -> QemuProcess:
         node = f"driver=file,node-name=disk0,filename={self.image},discard=unmap"
         export = (
-            "type=vhost-user-blk,id=export0,node-name=disk0,writable=on,num-queues=1,addr.type=unix,"
-            f"addr.path={self.path}"
+            f"type=vhost-user-blk,id=export0,node-name=disk0,writable=on,num-queues=1,addr.type=fd,addr.str={listener}"
         )
         arguments = ["--blockdev", node, "--export", export]
-        self.process = QemuProcess("qemu-storage-daemon", arguments, package="qemu-system-common")
+        return QemuProcess("qemu-storage-daemon", arguments, pass_fds=[listener], package="qemu-system-common")
 
     def kill(self) -> None:
         """It is gone when this returns, and the image is free for another one."""
@@ -69,17 +75,9 @@ def daemon() -> Iterator[Daemon]:
 
 
 def opened(daemon: Daemon, options: str) -> VirtioBlk:
-    deadline = Deadline(SECONDS)
-    while True:
-        try:
-            disk = hwloop.open(f"vhost-user:{daemon.path}?{options}")
-        except SetupError:  # its socket is there a moment before it listens
-            if deadline.expired():
-                raise
-            time.sleep(0.01)
-        else:
-            assert isinstance(disk, VirtioBlk)
-            return disk
+    disk = hwloop.open(f"vhost-user:{daemon.path}?{options}")
+    assert isinstance(disk, VirtioBlk)
+    return disk
 
 
 @pytest.mark.fault(7, over="vhost-user")
