@@ -20,8 +20,8 @@ class Disk:
         self.queue: BlkQueue = disk.queues[0]
 
     def alloc(self, size: int) -> DmaBuffer:
-        """Memory of so many bytes at least: the same as before, if that is enough."""
-        if self._buffer is None or len(self._buffer) < size:
+        """Memory of so many bytes: the same as before, if it had as many."""
+        if self._buffer is None or len(self._buffer) != size:
             if self._buffer is not None:
                 self._buffer.close()
             self._buffer = self._disk.alloc(size)
