@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -15,11 +14,11 @@ from hwloop import testdev
 from hwloop.device.blk import VirtioBlk
 from hwloop.device.fake_blk import FakeBlk
 from hwloop.hal.fake import FakeHal
-from hwloop.qtest.process import QemuProcess
 from hwloop.spec import Feature
 from hwloop.target import Target
 from hwloop.vhost.fake_backend import EVERYTHING, LEAST, LIKE_QEMU, FakeBackEnd
 from hwloop.vhost.messages import ProtocolFeature
+from tests import storage_daemon
 from tests.contract.door import Door, Wants
 from tests.contract.fake_disks import make_fake, options_of
 
@@ -87,21 +86,10 @@ class StorageDaemonDoor(SocketDoor):
         self.image = Path(self._folder.name) / "disk.img"
         with open(self.image, "wb") as image:
             image.truncate(size)
-        with socket.socket(socket.AF_UNIX) as listener:
-            # It listens before the daemon is there, so nobody has to wait for that.
-            listener.bind(str(self.path))
-            listener.listen(4)
-            self.resources.push(self._start(listener.fileno(), wants))
-
-    def _start(self, listener: int, wants: Wants) -> QemuProcess:
-        writable = "off" if wants.read_only else "on"
-        node = f"driver=file,node-name=disk0,filename={self.image},read-only={'on' if wants.read_only else 'off'}"
-        export = (
-            f"type=vhost-user-blk,id=export0,node-name=disk0,writable={writable},num-queues=2,"
-            f"logical-block-size={wants.block_size},addr.type=fd,addr.str={listener}"
-        )
-        arguments = ["--blockdev", node, "--export", export]
-        return QemuProcess("qemu-storage-daemon", arguments, pass_fds=[listener], package="qemu-system-common")
+        writable, read_only = ("off", "on") if wants.read_only else ("on", "off")
+        node = f"driver=file,filename={self.image},read-only={read_only}"
+        export = f"writable={writable},num-queues=2,logical-block-size={wants.block_size}"
+        self.resources.push(storage_daemon.start(self.path, node, export))
 
     def backing(self, offset: int, length: int) -> bytes:
         with open(self.image, "rb", buffering=0) as image:

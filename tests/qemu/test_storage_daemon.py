@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from hwloop.cli.main import run
 from hwloop.device.blk import VirtioBlk
 from hwloop.errors import DeviceChanged, DeviceLost
 from hwloop.qtest.process import QemuProcess
+from tests import storage_daemon
 
 SECTORS = 2048
 SIZE = SECTORS * 512
@@ -39,19 +39,8 @@ class Daemon:
 
     def start(self) -> None:
         self.path.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX) as listener:
-            # It listens before the daemon is there, so nobody has to wait for that.
-            listener.bind(str(self.path))
-            listener.listen(4)
-            self.process = self._start(listener.fileno())
-
-    def _start(self, listener: int) -> QemuProcess:
-        node = f"driver=file,node-name=disk0,filename={self.image},discard=unmap"
-        export = (
-            f"type=vhost-user-blk,id=export0,node-name=disk0,writable=on,num-queues=1,addr.type=fd,addr.str={listener}"
-        )
-        arguments = ["--blockdev", node, "--export", export]
-        return QemuProcess("qemu-storage-daemon", arguments, pass_fds=[listener], package="qemu-system-common")
+        node = f"driver=file,filename={self.image},discard=unmap"
+        self.process = storage_daemon.start(self.path, node, "writable=on,num-queues=1")
 
     def kill(self) -> None:
         """It is gone when this returns, and the image is free for another one."""
