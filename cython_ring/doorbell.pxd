@@ -11,6 +11,7 @@ cdef enum:
     BELL_CALL = 1           # only Python can ring it
     BELL_EVENTFD = 2
     BELL_REGISTER = 3
+    BELL_SILENT = 4         # as if it was rung, and nobody is told
 
 cdef struct BellState:
     void *address
@@ -61,6 +62,8 @@ cdef class Doorbell:
     cdef BellState state
     cdef object function
     cdef object owner
+    cdef object calling         # a lock: held while `function` is called
+    cdef int loud               # the kind that it has when it is not silent
 
     cdef int set_up(self, int kind, object value, bint with_position, object owner) except -1
     cdef int settle(self, bint owed, uint16_t position) except -1

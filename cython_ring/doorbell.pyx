@@ -10,10 +10,13 @@ from libc.stdint cimport uint16_t, uint32_t, uintptr_t
 from cython_ring.memory cimport ring_register_store16, ring_register_store32
 
 import os
+import threading
 
 from cython_ring.errors import RingUsageError
 
 __all__ = ["Doorbell"]
+
+cdef double SILENCE_SECONDS = 1.0
 
 cdef extern from *:
     """
@@ -126,7 +129,7 @@ cdef class Doorbell:
     def call(function, value=0, *, bint with_position=False):
         """`function(value)`, called with the GIL; the position as with `register`."""
         cdef Doorbell bell = Doorbell()
-        bell.function = function
+        bell.function, bell.calling = function, threading.RLock()
         bell.set_up(BELL_CALL, value, with_position, None)
         return bell
 
@@ -134,7 +137,8 @@ cdef class Doorbell:
         """For the three makers."""
         if not 0 <= value <= (0xffff if with_position or self.state.width == 2 else 0xffffffff):
             raise RingUsageError(f"a doorbell's value {value:#x} does not fit; give the queue's index")
-        self.state.kind, self.state.value, self.state.with_position = kind, value, with_position
+        self.state.kind = self.loud = kind
+        self.state.value, self.state.with_position = value, with_position
         self.owner = owner
         return 0
 
@@ -143,11 +147,15 @@ cdef class Doorbell:
         cdef int error = self.state.error
         if self.state.kind == BELL_CLOSED:
             raise RingUsageError("the doorbell is closed; set the queue up again")
+        self.state.error = 0
+        if self.state.kind == BELL_SILENT:
+            return 0
         if error:
-            self.state.error = 0
             raise OSError(error, f"the device cannot be notified: {os.strerror(error)}")
-        if owed:
-            self.function(bell_data(&self.state, position))
+        if owed and self.calling is not None:
+            with self.calling:
+                if self.state.kind == BELL_CALL:
+                    self.function(bell_data(&self.state, position))
         return 0
 
     def ring(self, uint16_t position=0):
@@ -157,6 +165,18 @@ cdef class Doorbell:
     @property
     def count(self):
         return self.state.count
+
+    def silence(self, bint silent=True):
+        """Tell the device nothing from now on, since it is being reset, whoever rings; or, with False, tell it again.
+
+        Another thread's call of a function is over when this returns, unless it takes longer than a second; its store to
+        a register, or its write, may happen a moment later.
+        """
+        if self.state.kind == BELL_CLOSED:
+            return
+        self.state.kind = BELL_SILENT if silent else self.loud
+        if silent and self.calling is not None and self.calling.acquire(timeout=SILENCE_SECONDS):
+            self.calling.release()
 
     def close(self):
         """Never ring again. Idempotent."""

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from cython_ring import Doorbell, Engine, PackedRing, Ring, RingBroken, RingFull, RingUsageError, SlotMemory, SplitRing
+from cython_ring import (
+    Doorbell,
+    Engine,
+    PackedRing,
+    Ring,
+    RingBroken,
+    RingFull,
+    RingGivenUp,
+    RingUsageError,
+    SlotMemory,
+    SplitRing,
+)
 from hwloop.deadline import Deadline
 from hwloop.errors import (
     AlreadyUsed,
     DeadlineExpired,
     DeviceClosed,
+    DeviceError,
+    DeviceLost,
     QueueBroken,
     QueueFull,
     Unsupported,
@@ -30,7 +44,30 @@ if TYPE_CHECKING:
 Part = tuple[PhysAddr, int]
 """A piece of a buffer: its device address and its length in bytes."""
 
-__all__ = ["LARGEST_SIZE", "Part", "VirtQueue"]
+__all__ = ["LARGEST_SIZE", "Part", "VirtQueue", "ring_failure"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def ring_failure(index: int, error: RingBroken) -> DeviceError:
+    """What is raised of queue `index` whose ring says this: its device broke it, or it was given up with its device."""
+    if isinstance(error, RingGivenUp):
+        return DeviceLost(f"queue {index}: the device is out of order", remedy="recover it, or open it again")
+    return QueueBroken(f"queue {index}: {error.strerror}", section="2.7.8")
+
+
+def _named(method: Callable[Concatenate[VirtQueue, P], T]) -> Callable[Concatenate[VirtQueue, P], T]:
+    """Raises DeviceLost and QueueBroken, of this queue, for what the ring raises."""
+
+    @wraps(method)
+    def call(self: VirtQueue, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(self, *args, **kwargs)
+        except RingBroken as error:
+            raise ring_failure(self.index, error) from error
+
+    return call
 
 
 class Engaged(Protocol):
@@ -49,7 +86,8 @@ class VirtQueue:
     `table_parts` parts takes one descriptor. `waiter` is how it waits.
 
     Raises TransportError when the device has no such queue, InvalidParam for a size that it cannot have, AlreadyUsed
-    when the queue is set up already, DmaError.
+    when the queue is set up already, DmaError. Every method that uses the ring raises QueueBroken once what the device
+    put there is impossible, and DeviceLost once `give_up` was called.
     """
 
     def __init__(
@@ -91,6 +129,8 @@ class VirtQueue:
 
     def _hand_over(self) -> None:
         areas = self._areas
+        if self._doorbell is not None:
+            self._doorbell.silence(False)
         self._transport.queue_set(self.index, self.size, areas.desc[0], areas.driver[0], areas.device[0])
 
     def has(self, feature: Feature) -> bool:
@@ -134,6 +174,7 @@ class VirtQueue:
             fd = self.waiter.plain_fileno()
             self._user.engine.wake_by(-1 if fd is None else fd, self.waiter.mode == ADAPTIVE)
 
+    @_named
     def reap(self, completions: Buffer) -> int:
         """Take what completed of the requests of `engage`'s user, two 64-bit words each (Engine.reap); how many."""
         assert self._user is not None, "the queue has no engine"
@@ -158,6 +199,7 @@ class VirtQueue:
         """How many requests the device has."""
         return self._live().outstanding
 
+    @_named
     def add(self, readable: Sequence[Part], writable: Sequence[Part], token: object) -> None:
         """Put one buffer into the ring; the device does not see it before `submit`.
 
@@ -169,16 +211,19 @@ class VirtQueue:
         except RingFull:
             raise QueueFull from None
 
+    @_named
     def submit(self) -> None:
         """Make everything added since the last `submit` available, and notify the device if it wants that."""
         if self._live().publish():
             self.notify_if_wanted()
 
+    @_named
     def notify_if_wanted(self) -> None:
         """Notify the device of what an engine has published, if it wants that."""
         if self._live().needs_notification():
             self.notify()
 
+    @_named
     def notify(self) -> None:
         """Notify the device, wanted or not."""
         if self._user is not None:
@@ -187,24 +232,22 @@ class VirtQueue:
         self._notified += 1
         self._ring_bell(self._live().notification_data(self.index))
 
+    @_named
     def pop(self) -> tuple[Any, int] | None:
-        """The token of a buffer that the device has used and how many bytes it wrote, or None.
+        """The token of a buffer that the device has used and how many bytes it wrote, or None."""
+        return self._live().pop()
 
-        Raises QueueBroken when what the device put into the used ring is impossible; every later call raises it too.
-        """
-        try:
-            return self._live().pop()
-        except RingBroken as error:
-            raise QueueBroken(f"queue {self.index}: {error.strerror}", section="2.7.8") from error
-
+    @_named
     def can_pop(self) -> bool:
         """Whether the device has used a buffer that was not popped yet."""
         return self._live().can_pop()
 
+    @_named
     def should_notify(self) -> bool:
         """Whether the device wants to be notified of what was published last."""
         return self._live().needs_notification()
 
+    @_named
     def set_dev_notify(self, enable: bool) -> None:
         """Ask the device to interrupt when it uses buffers, or not to; it may all the same (VIRTIO 1.4, 2.7.7)."""
         self._live().set_used_notifications(enable)
@@ -225,6 +268,7 @@ class VirtQueue:
                 raise DeadlineExpired(f"a buffer of queue {self.index}", seconds)
         return used[1]
 
+    @_named
     def wait(self, seconds: float) -> bool:
         """Wait for a used buffer, at most so long, in the way that `use_interrupt` said; False when there is none."""
         self._live()
@@ -261,6 +305,7 @@ class VirtQueue:
                 f"queue {self.index} cannot be reset by itself: VIRTIO_F_RING_RESET was not negotiated",
                 remedy="reset the device",
             )
+        self.silence()
         self._transport.queue_unset(self.index)
 
     def restart(self) -> list[Any]:
@@ -274,6 +319,11 @@ class VirtQueue:
         """Give the queue with all that is in it to a device that came back and knows by itself what it did not use."""
         self._transport.queue_bases[self.index] = used_index(self._areas.device[1])
         self._hand_over()
+
+    def silence(self) -> None:
+        """The device is about to be reset: it is not notified any more, whoever asks for that in which thread."""
+        if self._doorbell is not None:
+            self._doorbell.silence()
 
     def give_up(self) -> None:
         """The device was reset: whoever uses the queue, or waits for it, gets an error at once."""

@@ -85,10 +85,14 @@ class Waiter:
         return self.fileno() if line is not None and not (line.needs_ack or self._shared) else None
 
     def arm(self) -> bool:
-        """Have the device interrupt for what completes from now on. True when something has completed already."""
-        if self.mode == ADAPTIVE:
-            self._ring.set_used_notifications(True)
-        return self._ring.wait(0, 0)
+        """Have the device interrupt for what completes from now on. True when something has completed already, or
+        nothing ever will: whoever reaps is told why."""
+        try:
+            if self.mode == ADAPTIVE:
+                self._ring.set_used_notifications(True)
+            return self._ring.wait(0, 0)
+        except RingBroken:
+            return True
 
     def disarm(self) -> None:
         """Nobody sleeps any more: take what came, and in adaptive mode ask for no more."""
@@ -96,7 +100,8 @@ class Waiter:
         if line is not None and line.take():
             self._answer(line)
         if self.mode == ADAPTIVE:
-            self._ring.set_used_notifications(False)
+            with suppress(RingBroken):
+                self._ring.set_used_notifications(False)
 
     def wait(self, seconds: float, ring: Ring | None = None) -> bool:
         """Wait for a used buffer, at most so long; False when there is none.

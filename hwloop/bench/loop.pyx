@@ -146,6 +146,8 @@ cdef class Loop:
                 if why == OVER:
                     return 0
                 self.serve(why, end_ns)
+        except OSError as failure:
+            raise self.queue.named(failure)
         finally:
             self.leave()
         return self.fail(why)

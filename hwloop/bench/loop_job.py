@@ -52,6 +52,14 @@ class LoopJob:
 
     def run(self, phase: str, window: Window, part: Part) -> Outcome:
         """Raises what a request failed with, DeviceLost, DeadlineExpired."""
+        try:
+            return self._run(phase, window, part)
+        except DeviceLost:
+            # Whoever gave the disk up has said why, and the queue does not know that.
+            self._disk.check_working()
+            raise
+
+    def _run(self, phase: str, window: Window, part: Part) -> Outcome:
         before = Costs.of_thread()
         loop = self._loop(phase)
         now = self._keep_busy(loop, window, part)
@@ -101,7 +109,10 @@ def _waiter(disk: VirtioBlk, queue: VirtQueue) -> Callable[[float], None]:
         """As the queue was told to wait; a device that is slow is looked at."""
         if queue.wait(min(seconds, _WAIT_SECONDS)) or seconds < _WAIT_SECONDS:
             return
-        if fault := status_fault(disk.transport.get_status()):
+        fault = status_fault(disk.transport.get_status())
+        # Another thread may have given it up: then what the status says is our own doing.
+        disk.check_working()
+        if fault:
             raise DeviceLost(fault, remedy="open it again")
 
     return wait

@@ -345,6 +345,8 @@ class Device(Driver):
             # It had its time, and the error was raised; waiting again would only double the deadline.
             self.hal.quarantine()
             return
+        for queue in self.virtqueues:
+            queue.silence()
         try:
             self.transport.reset()
             self._silent = True

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from typing import Self
 
-from cython_ring import COMPLETION_BYTES, DmaBuffer, RingBroken, RingUsageError
+from cython_ring import COMPLETION_BYTES, DmaBuffer, RingBroken
 from hwloop.config import ReadOnly, read_config
 from hwloop.deadline import REQUEST_SECONDS
 from hwloop.device.blk_cache import BlkCache
@@ -42,7 +42,7 @@ from hwloop.errors import (
     Unsupported,
 )
 from hwloop.hal.base import BufferDirection, Hal
-from hwloop.queue import Part, VirtQueue
+from hwloop.queue import Part, VirtQueue, ring_failure
 from hwloop.queue_areas import choose_size
 from hwloop.queue_options import QueueOptions
 from hwloop.spec import SECTOR_SIZE, BlkFeature, Feature, PhysAddr, feature_names
@@ -190,7 +190,7 @@ class VirtioBlk(BlkMemory, BlkRanges, BlkZones, BlkCache, BlockDevice):
 
     def check_events(self) -> None:
         with self._lock:
-            self._check_working()
+            self.check_working()
             super().check_events()
 
     def read_config_again(self) -> None:
@@ -295,9 +295,7 @@ class VirtioBlk(BlkMemory, BlkRanges, BlkZones, BlkCache, BlockDevice):
             if not self._engine.put(request.kind, request.sector, parts, writable, token, answers):
                 raise QueueFull
         except RingBroken as error:
-            raise QueueBroken(f"queue 0: {error.strerror}", section="2.7.8") from error
-        except (RingUsageError, QueueFull):
-            raise
+            raise ring_failure(self._queue.index, error) from error
         except OSError as failure:
             self._unnotified = failure
 
@@ -325,14 +323,11 @@ class VirtioBlk(BlkMemory, BlkRanges, BlkZones, BlkCache, BlockDevice):
         if not self._in_flight:
             return  # what completes is for those who use the queue itself
         found = self._completions
-        try:
-            while count := self._queue.reap(found):
-                self._returns = 0
-                for at in range(0, 2 * count, 2):
-                    token, written, status = found[at], found[at + 1] & 0xFFFF_FFFF, found[at + 1] >> 32
-                    self._settle(token, self._verdict(self._in_flight[token], written, status))
-        except RingBroken as error:
-            raise QueueBroken(f"queue 0: {error.strerror}", section="2.7.8") from error
+        while count := self._queue.reap(found):
+            self._returns = 0
+            for at in range(0, 2 * count, 2):
+                token, written, status = found[at], found[at + 1] & 0xFFFF_FFFF, found[at + 1] >> 32
+                self._settle(token, self._verdict(self._in_flight[token], written, status))
 
     # --- Out of order, and back again ---------------------------------------------------------------------------------
 

@@ -38,7 +38,7 @@ class BlkCache(BlockDevice):
 
     def read_cache_mode(self) -> CacheMode:
         """Ask the device (`writeback`), where it can be asked."""
-        self._check_working()
+        self.check_working()
         if self.negotiated & BlkFeature.CONFIG_WCE:
             writeback = bool(read_config(self.transport, BlkConfig.writeback))
         else:
@@ -53,7 +53,7 @@ class BlkCache(BlockDevice):
         VIRTIO_BLK_F_CONFIG_WCE, DeviceError where the device does not take it.
         """
         wanted = _parse_mode(mode)
-        self._check_working()
+        self.check_working()
         if not self.negotiated & BlkFeature.CONFIG_WCE:
             raise Unsupported("the device's cache cannot be switched: it does not offer VIRTIO_BLK_F_CONFIG_WCE")
         write_config(self.transport, BlkConfig.writeback, int(wanted is CacheMode.WRITEBACK))
@@ -66,7 +66,7 @@ class BlkCache(BlockDevice):
     def lifetime(self) -> Lifetime:
         """How worn the device is. Raises Unsupported without VIRTIO_BLK_F_LIFETIME, DeviceError for values that no
         device may send."""
-        self._check_working()
+        self.check_working()
         if not self.negotiated & BlkFeature.LIFETIME:
             raise Unsupported("the device does not tell its lifetime: it does not offer VIRTIO_BLK_F_LIFETIME")
         return Lifetime.parse(self._run(RequestType.GET_LIFETIME, 0, bytearray(LIFETIME_BYTES)))

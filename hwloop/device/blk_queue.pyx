@@ -25,9 +25,9 @@ from cython_ring.engine cimport (
 )
 from cython_ring.histogram cimport Histogram, histogram_put
 from cython_ring.memory cimport ring_enter, ring_leave, ring_now_ns, ring_unlikely
-from cython_ring.ring cimport GIVEN_UP, Ring, RingState
+from cython_ring.ring cimport Ring, RingState
 
-from cython_ring.errors import RingBroken
+from cython_ring.errors import RingBroken, RingError, RingGivenUp
 from hwloop.deadline import REQUEST_SECONDS
 from hwloop.device.blk_protocol import request_name, status_meaning
 from hwloop.errors import (
@@ -36,12 +36,13 @@ from hwloop.errors import (
     DeviceClosed,
     DeviceLost,
     DmaError,
+    HwloopError,
     InvalidParam,
     IoError,
-    QueueBroken,
     QueueFull,
     ReadOnlyDisk,
 )
+from hwloop.queue import ring_failure
 
 cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(object value, int *overflow) except? -1
@@ -412,7 +413,10 @@ cdef class BlkQueue:
         """The end of what published."""
         cdef EngineState *e = &self.engine.state
         if ring_unlikely(e.owed or (e.bell != NULL and e.bell.error)):
-            return self.engine.leave()
+            try:
+                return self.engine.leave()
+            except OSError as failure:
+                raise self.named(failure)
         ring_leave(&self.engine.ring.busy)
         return 0
 
@@ -420,13 +424,24 @@ cdef class BlkQueue:
         """Raise what the ring's state says."""
         if self.engine.ring.state.desc == NULL:
             raise DeviceClosed(f"queue {self.index} is closed", remedy="open the disk again")
-        if self.engine.ring.state.fault.code == GIVEN_UP:
-            raise DeviceLost(f"queue {self.index}: the disk is out of order", remedy="recover it, or open it again")
         try:
             self.engine.ring.fail()
-        except RingBroken as error:
-            raise self.troubled(QueueBroken(f"queue {self.index}: {error.strerror}", section="2.7.8")) from error
+        except RingBroken as failure:
+            raise self.named(failure)
         return 0
+
+    cdef object named(self, object failure):
+        """What is raised for this: an error of the ring, or of the system where a doorbell or an interrupt does not
+        work, has a name of ours, and the disk is told; any other stays what it is. Raises as troubled()."""
+        if isinstance(failure, RingBroken):
+            error = ring_failure(self.index, failure)
+        elif isinstance(failure, (HwloopError, RingError)):
+            return failure
+        else:
+            error = DeviceLost(f"queue {self.index}: {failure.strerror or failure}", remedy="recover it, or open it again")
+        error.__cause__ = failure
+        # The disk may have recovered since it gave the ring up, with other queues.
+        return error if isinstance(failure, RingGivenUp) else self.troubled(error)
 
     cdef object troubled(self, object error):
         """The disk has to know; returns the error. Raises it with what the disk's own end of it fails with."""
@@ -522,9 +537,9 @@ cdef class BlkQueue:
         self.enter()
         try:
             found = self.engine.run_one(request, count, <uint64_t>(self.request_seconds * 1e9), &out)
-        except RingBroken:
+        except OSError as failure:
             self.stranded.append(buffer)
-            self.fail()
+            raise self.named(failure)
         except BaseException:
             self.stranded.append(buffer)
             raise
@@ -748,9 +763,11 @@ cdef class BlkQueue:
             if taken.count < least and taken.count < most and not self.engine.ring.state.fault.code:
                 error = DeadlineExpired(f"{least} completions of queue {self.index}", seconds, remedy="reset the device")
                 raise self.troubled(error) if deadline is None else error
-        except BaseException:
+        except BaseException as failure:
             self.engine.put_back(taken)
             ring_leave(&self.engine.ring.busy)
+            if isinstance(failure, OSError):
+                raise self.named(failure)
             raise
         return 0
 
@@ -808,6 +825,8 @@ cdef class BlkQueue:
             began = ring_now_ns()
             self.run_loop(&l, began + <uint64_t>(seconds * 1e9) if seconds else <uint64_t>1 << 63)
             return l.done, ring_now_ns() - began
+        except OSError as failure:
+            raise self.named(failure)
         finally:
             free(l.requests)
             free(l.begun)

@@ -90,7 +90,7 @@ class BlkRanges(BlockDevice):
         self, kind: RequestType, limits: RangeLimits | None, ranges: Iterable[Range], flags: int = 0
     ) -> Iterator[bytes]:
         """The segments of each request that is needed; the arguments are checked at once."""
-        self._check_working()
+        self.check_working()
         if limits is None:
             raise Unsupported(
                 f"the device does not offer VIRTIO_BLK_F_{kind.name}, so it cannot {_VERBS[kind]} anything"

@@ -122,7 +122,7 @@ class BlkZones(BlockDevice):
     # --- Private ------------------------------------------------------------------------------------------------------
 
     def _zone_limits(self) -> ZoneLimits:
-        self._check_working()
+        self.check_working()
         if self.limits.zones is None:
             raise Unsupported("the disk has no zones: it does not offer VIRTIO_BLK_F_ZONED, or manages them itself")
         return self.limits.zones

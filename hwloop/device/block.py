@@ -279,6 +279,11 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
         """As of every device: the device is reset. `recover` undoes it."""
         self._give_up(DeviceLost(why))
 
+    def check_working(self) -> None:
+        """Raises DeviceLost while the disk is out of order, DeviceClosed once it is closed."""
+        if self._broken:
+            raise self._out_of_order()
+
     @abstractmethod
     def recover(self) -> None:
         """Use a disk again that is out of order: initialise its device once more. What was in flight has failed; a disk
@@ -353,7 +358,7 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
     ) -> int:
         length = len(data) if data is not None else 0
         with self._lock:
-            self._check_working()
+            self.check_working()
             if length > self.max_transfer():
                 raise InvalidParam(
                     f"{length} bytes are more than one request carries", remedy=f"split at {self.max_transfer()}"
@@ -527,7 +532,7 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
         too slow, that asks to be reset or that is gone is reset, everything in flight fails, and the error is raised.
         """
         with self._lock:
-            self._check_working()
+            self.check_working()
             if patience.is_over():
                 raise self._out_of_time(patience.deadline)
             if self._wait_for_completion(min(most, patience.deadline.remaining())):
@@ -603,10 +608,6 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
                 self._done[token] = request
         self._in_flight.clear()
 
-    def _check_working(self) -> None:
-        if self._broken:
-            raise self._out_of_order()
-
     def _out_of_order(self) -> HwloopError:
         if self._cause is None:
             return DeviceClosed(self._broken, remedy="open it again")
@@ -635,7 +636,7 @@ class BlockDevice(ByteAccess, Driver, BlockDriverOps):
     def _has_grown(self, end: int) -> bool:
         """Whether the disk has so many sectors by now: nobody may have waited since it was told a new capacity."""
         with self._lock:
-            self._check_working()
+            self.check_working()
             self._look_for_events()
         return end <= self._capacity
 

@@ -113,13 +113,13 @@ class SvirtbBlk(BlockDevice):
 
     def flush(self) -> None:
         """Nothing to send: a write that has completed is durable, since the protocol has no way to ask for it."""
-        self._check_working()
+        self.check_working()
 
     def submit_flush(self) -> int:
         raise Unsupported("svirtb has no request to flush; a write that has completed is durable")
 
     def device_id(self) -> str:
-        self._check_working()
+        self.check_working()
         raise Unsupported("svirtb devices have no serial")
 
     # --- More than any block device -----------------------------------------------------------------------------------

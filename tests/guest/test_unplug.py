@@ -44,10 +44,12 @@ def ended_as_lost(process: subprocess.Popen[bytes]) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_faults_09_a_function_that_is_removed_is_given_back(name: str) -> None:
     process = start(name, DISK)
-    subprocess.run(["sh", "-c", f"echo 1 > {machine.function(DISK)}/remove"], check=True, timeout=120)
-    ended_as_lost(process)
-    assert not list(machine.RUN_DIR.glob("*")), "a journal or a lock is left over"
-    Path("/sys/bus/pci/rescan").write_text("1")
+    try:
+        subprocess.run(["sh", "-c", f"echo 1 > {machine.function(DISK)}/remove"], check=True, timeout=120)
+        ended_as_lost(process)
+        assert not list(machine.RUN_DIR.glob("*")), "a journal or a lock is left over"
+    finally:
+        Path("/sys/bus/pci/rescan").write_text("1")
     assert machine.wait_for(lambda: machine.driver(DISK) == "virtio-pci")
     assert machine.wait_for(lambda: any(machine.function(DISK).glob("virtio*/block/*")))
     machine.given_back(DISK)

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from array import array
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,89 @@ def test_a_closed_doorbell_raises_and_stores_nothing(register: Register) -> None
     with pytest.raises(RingUsageError, match="closed"):
         engine.submit(reads(1))
     assert register.memory[:2] == bytes(2)
+
+
+# --- Silence, while the device is reset ---
+
+
+def test_a_silent_doorbell_counts_and_tells_nobody_until_it_is_loud_again(register: Register) -> None:
+    called: list[int] = []
+    fd = os.eventfd(0, os.EFD_NONBLOCK)
+    try:
+        bells = [
+            Doorbell.register(register.address, 7, owner=register),
+            Doorbell.eventfd(fd),
+            Doorbell.call(called.append),
+        ]
+        for bell in bells:
+            bell.silence()
+            bell.ring()
+            _, engine = engine_with(bell)
+            assert engine.submit(reads(1)) == 1
+            assert bell.count == 2
+        assert (register.memory[:2], called) == (bytes(2), [])
+        with pytest.raises(BlockingIOError):
+            os.eventfd_read(fd)
+        for bell in bells:
+            bell.silence(False)
+            bell.ring()
+        assert (register.memory[0], called, os.eventfd_read(fd)) == (7, [0], 1)
+    finally:
+        os.close(fd)
+
+
+def test_the_error_of_before_is_not_told_of_a_silent_doorbell() -> None:
+    reading, writing = os.pipe()
+    try:
+        bell = Doorbell.eventfd(reading)
+        with pytest.raises(OSError, match="cannot be notified"):
+            bell.ring()
+        bell.silence()
+        bell.ring()
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_silence_waits_for_a_function_that_is_being_called() -> None:
+    inside, go_on, steps = threading.Event(), threading.Event(), list[str]()
+
+    def function(_: int) -> None:
+        inside.set()
+        assert go_on.wait(30)
+        steps.append("called")
+
+    bell = Doorbell.call(function)
+    thread = threading.Thread(target=bell.ring)
+    thread.start()
+    assert inside.wait(30)
+    threading.Timer(0.05, go_on.set).start()
+    bell.silence()
+    steps.append("silent")
+    thread.join(30)
+    bell.ring()
+    assert steps == ["called", "silent"]
+
+
+def test_a_function_may_silence_its_own_doorbell() -> None:
+    called: list[int] = []
+
+    def function(value: int) -> None:
+        called.append(value)
+        bell.silence()
+
+    bell = Doorbell.call(function, 3)
+    bell.ring()
+    bell.ring()
+    assert called == [3]
+
+
+def test_silence_changes_nothing_of_a_closed_doorbell() -> None:
+    bell = Doorbell.call(int)
+    bell.close()
+    bell.silence(False)
+    with pytest.raises(RingUsageError, match="closed"):
+        bell.ring()
 
 
 # --- Positions of NOTIFICATION_DATA (VIRTIO 1.4, 2.9) ---

@@ -11,6 +11,7 @@ from hwloop.errors import (
     AlreadyUsed,
     DeadlineExpired,
     DeviceClosed,
+    DeviceLost,
     InvalidParam,
     QueueBroken,
     QueueFull,
@@ -193,6 +194,27 @@ def test_what_the_device_gets_wrong_breaks_the_queue_for_good() -> None:
     for _ in range(2):
         with pytest.raises(QueueBroken, match=r"queue 0: .*used id not outstanding.*2\.7\.8"):
             queue.pop()
+
+
+def test_what_was_given_up_says_so_whatever_it_is_asked() -> None:
+    bench = Bench(8)
+    queue = bench.queue()
+    queue.give_up()
+    uses = {
+        "add": lambda: queue.add([bench.part(bench.out, 0, 1)], [], 1),
+        "submit": queue.submit,
+        "notify": queue.notify,
+        "pop": queue.pop,
+        "can_pop": queue.can_pop,
+        "wait": lambda: queue.wait(0.001),
+        "should_notify": queue.should_notify,
+        "set_dev_notify": lambda: queue.set_dev_notify(True),
+    }
+    for use in uses.values():
+        with pytest.raises(DeviceLost, match="queue 0: the device is out of order"):
+            use()
+    assert queue.waiter.arm(), "there is something to be told"
+    queue.waiter.disarm()
 
 
 def test_a_dump_has_a_line_for_each_fact() -> None:

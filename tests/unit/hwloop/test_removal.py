@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from hwloop.bench.run import Run
+from hwloop.bench.workload import Workload
 from hwloop.deadline import wait_until
 from hwloop.device.blk import VirtioBlk
 from hwloop.device.fake_blk import FakeBlk
@@ -20,7 +22,7 @@ from hwloop.errors import DeviceLost, exit_code_of
 from hwloop.hal.fake import FakeHal
 from hwloop.queue_options import QueueOptions
 from hwloop.removal import give_back_when_asked
-from hwloop.spec import BlkFeature
+from hwloop.spec import BlkFeature, DeviceStatus
 from hwloop.transport.fake import FakeTransport
 from hwloop.transport.fake_device import MODERN
 
@@ -86,8 +88,66 @@ def test_a_queue_that_is_used_by_itself_is_told_too() -> None:
         device.hold = True
         disk.queues[1].submit_read(0, buffer, 1)
         threading.Timer(0.05, os.eventfd_write, [hal.ask, 1]).start()
-        with pytest.raises(DeviceLost, match="queue 1: the disk is out of order"):
+        with pytest.raises(DeviceLost, match="queue 1: the device is out of order"):
             disk.queues[1].reap(1)
+
+
+@pytest.mark.fault(9)
+@pytest.mark.parametrize("answers", [True, False], ids=["busy", "idle"])
+@pytest.mark.parametrize("attempt", range(8))
+def test_a_measurement_ends_with_the_reason_wherever_its_loop_is(attempt: int, answers: bool) -> None:
+    """Without an interpreter between its requests; the fake refuses a notification after its reset."""
+    hal = AskedHal()
+    disk, device = disk_of(hal, queues=2)
+    with disk:
+        run = Run(disk, Workload(block_bytes=512, depth=4, jobs=2))
+        device.hold = not answers
+        threading.Timer(0.005 + 0.0007 * attempt, os.eventfd_write, [hal.ask, 1]).start()
+        with pytest.raises(DeviceLost, match=WHY):
+            run.measure(60)
+        assert device.status == 0
+
+
+@pytest.mark.fault(9)
+def test_a_job_that_sees_the_reset_of_its_own_disk_blames_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    hal = AskedHal()
+    disk, device = disk_of(hal)
+
+    def status() -> DeviceStatus:
+        disk.give_up(WHY)
+        return DeviceStatus(0)
+
+    with disk:
+        device.hold = True
+        run = Run(disk, Workload(block_bytes=512))
+        monkeypatch.setattr(disk.transport, "get_status", status)
+        with pytest.raises(DeviceLost, match=WHY):
+            run.measure(60)
+
+
+@pytest.mark.fault(9)
+def test_nobody_notifies_a_device_whose_reset_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, _ = disk_of(AskedHal(), queues=2)
+    reset = disk.transport.reset
+
+    def reset_late() -> None:
+        before = [queue.notifications for queue in disk.virtqueues]
+        reset()
+        for queue in disk.queues:
+            queue.submit_read(0, buffer, 1)  # the fake would refuse the notification
+        assert [queue.notifications for queue in disk.virtqueues] != before
+
+    with disk:
+        buffer = disk.alloc(512)
+        with monkeypatch.context() as patch:
+            patch.setattr(disk.transport, "reset", reset_late)
+            disk.give_up(WHY)
+        for queue in disk.queues:
+            with pytest.raises(DeviceLost, match="the device is out of order"):
+                queue.reap(1)
+        disk.recover()
+        assert disk.read(0, 512) == bytes(512)
+        disk.queues[1].read_into(0, disk.alloc(512))
 
 
 @pytest.mark.fault(9)

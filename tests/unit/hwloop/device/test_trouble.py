@@ -157,7 +157,7 @@ def test_one_broken_queue_breaks_the_disk_as_a_whole_and_it_recovers(index: int,
         assert device.status == 0, "the device was reset"
         for queue in others:
             for call in (queue.reap, lambda queue=queue: queue.submit_read(0, buffer, 8)):
-                with pytest.raises(DeviceLost, match=f"queue {queue.index}: the disk is out of order"):
+                with pytest.raises(DeviceLost, match=f"queue {queue.index}: the device is out of order"):
                     call()
         with pytest.raises(DeviceLost, match=f"out of order since: queue {index}: ") as caught:
             disk.read(0, 512)
@@ -247,7 +247,31 @@ def test_who_waits_for_another_queue_is_told_at_once(packed: bool) -> None:
             disk.queues[0].reap(1)
         waiter.join(30)
         assert not waiter.is_alive()
-        assert "the disk is out of order" in str(said[0])
+        assert "the device is out of order" in str(said[0])
+
+
+@pytest.mark.parametrize("call", ["read_into", "submit_read", "run"])
+def test_a_doorbell_that_nobody_hears_breaks_the_disk(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of a function that was pulled out."""
+    disk, device = disk_of()
+
+    def gone(*_: int) -> None:
+        raise OSError(19, "the device cannot be notified: No such device")
+
+    with disk:
+        queue, buffer = disk.queues[1], disk.alloc(4096)
+        calls: dict[str, Callable[[], object]] = {
+            "read_into": lambda: queue.read_into(0, buffer),
+            "submit_read": lambda: queue.submit_read(0, buffer, 1),
+            "run": lambda: queue.run(buffer, length=512, depth=2, requests=10),
+        }
+        monkeypatch.setattr(disk.transport, "notify", gone)
+        with pytest.raises(DeviceLost, match="queue 1: the device cannot be notified: No such device") as caught:
+            calls[call]()
+        assert isinstance(caught.value.__cause__, OSError)
+        assert device.status == 0
+        with pytest.raises(DeviceLost, match="out of order since: queue 1: the device cannot be notified"):
+            disk.read(0, 512)
 
 
 @pytest.mark.fault(61)
@@ -258,7 +282,7 @@ def test_the_end_of_the_disk_comes_through_its_own_requests_too() -> None:
         device.faults.drop = True
         with pytest.raises(DeadlineExpired):
             disk.read(0, 512)
-        with pytest.raises(DeviceLost, match="queue 1: the disk is out of order"):
+        with pytest.raises(DeviceLost, match="queue 1: the device is out of order"):
             disk.queues[1].read_into(0, buffer)
 
 
