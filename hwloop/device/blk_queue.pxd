@@ -127,6 +127,7 @@ cdef class BlkQueue:
 
     cdef int enter(self) except -1
     cdef int leave(self) except -1
+    cdef int settle_and_leave(self) except -1
     cdef object named(self, object failure)
     cdef int fail(self) except -1
     cdef object troubled(self, object error)

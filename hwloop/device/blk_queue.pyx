@@ -413,12 +413,15 @@ cdef class BlkQueue:
         """The end of what published."""
         cdef EngineState *e = &self.engine.state
         if ring_unlikely(e.owed or (e.bell != NULL and e.bell.error)):
-            try:
-                return self.engine.leave()
-            except OSError as failure:
-                raise self.named(failure)
+            return self.settle_and_leave()
         ring_leave(&self.engine.ring.busy)
         return 0
+
+    cdef int settle_and_leave(self) except -1:
+        try:
+            return self.engine.leave()
+        except OSError as failure:
+            raise self.named(failure)
 
     cdef int fail(self) except -1:
         """Raise what the ring's state says."""
