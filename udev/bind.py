@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import time
 from typing import TYPE_CHECKING
 
@@ -55,6 +54,8 @@ def load_module(name: str, deadline: float = 30.0) -> None:
     """
     check_name(name, "kernel module")
     remedy = f"`modprobe {name}` as root, with /lib/modules/{os.uname().release} in place"
+    import shutil  # which brings compression libraries along
+
     modprobe = shutil.which("modprobe", path=f"{os.environ.get('PATH', '')}:{_SBIN}")
     if modprobe is None:
         raise ModuleMissing(f"kernel module {name}: cannot be loaded, there is no modprobe (package kmod); {remedy}")

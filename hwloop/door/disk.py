@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import udev
-from hwloop.door import mmio, pci
 from hwloop.door.base import Place
 from hwloop.errors import Unsupported
 from hwloop.journal import Journal
@@ -23,7 +22,11 @@ def find(target: Target, sysfs: Sysfs) -> Place:
             error.add_note(f"hwloop has taken {', '.join(taken)}; name such a device by its address")
         raise
     if node is not None:
+        from hwloop.door import mmio
+
         return mmio.find(Target("mmio", node, target.options), sysfs)
     if address is not None:
+        from hwloop.door import pci
+
         return pci.find(Target("pci", address, target.options), sysfs)
     raise Unsupported(f"{target.name} is not on a PCI function, nor on a virtio-mmio node", remedy="see: hwloop list")

@@ -7,20 +7,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import udev
 from hwloop.claim import UIO_DRIVER, VFIO_DRIVER, Claim, group_fault, translates
 from hwloop.door.base import QUEUE_OPTIONS, WAIT, KernelPlace, Opened, check_options
 from hwloop.errors import SetupError, Unsupported
 from hwloop.guardian import Guardian, ending
+from hwloop.hal import HALS
 from hwloop.hal.base import Hal
-from hwloop.hal.iommufd import IOMMU_NODE, IommufdHal
-from hwloop.hal.physical import PhysicalHal
-from hwloop.hal.uio import UioHal
-from hwloop.hal.vfio import VfioHal
-from hwloop.hal.vfio_function import ConfinedFunction
-from hwloop.hal.vfio_noiommu import VfioNoIommuHal
+from hwloop.hal.vfio_function import IOMMU_NODE, ConfinedFunction
 from hwloop.signals import shield
 from hwloop.spec import DeviceType, Feature, device_type_of_pci_id, is_transitional_pci_id, is_virtio_pci_id
 from hwloop.target import Target
@@ -30,9 +26,16 @@ from hwloop.transport.pci_modern import PciTransport
 from pci import BarInfo, CapabilityError, ConfigAccessError, ConfigSpace, IoBar, SysfsConfigAccess, parse_resource_file
 from udev import PciDevice, Sysfs
 
-OPTIONS = {"hal": ("vfio", "uio", "iommufd", "vfio-noiommu"), "mode": ("modern", "legacy")} | WAIT | QUEUE_OPTIONS
+if TYPE_CHECKING:
+    from hwloop.hal.iommufd import IommufdHal
+    from hwloop.hal.physical import PhysicalHal
+    from hwloop.hal.uio import UioHal
+    from hwloop.hal.vfio import VfioHal
+    from hwloop.hal.vfio_noiommu import VfioNoIommuHal
 
-PciHal = VfioHal | IommufdHal | VfioNoIommuHal | UioHal
+    PciHal = VfioHal | IommufdHal | VfioNoIommuHal | UioHal
+
+OPTIONS = {"hal": ("vfio", "uio", "iommufd", "vfio-noiommu"), "mode": ("modern", "legacy")} | WAIT | QUEUE_OPTIONS
 
 _DRIVERS = {"vfio": VFIO_DRIVER, "iommufd": VFIO_DRIVER, "vfio-noiommu": VFIO_DRIVER, "uio": UIO_DRIVER}
 _CONFINING = ("vfio", "iommufd")
@@ -94,9 +97,9 @@ class PciPlace(KernelPlace):
                     _make_transport(choice.mode, seen, ConfigSpace(hal.config_access()), bars)
                 )
                 if choice.hal == "uio":
-                    guardian.watch(claim, ending(transport, stops_dma=True), cast(UioHal, hal).descriptors())
+                    guardian.watch(claim, ending(transport, stops_dma=True), cast("UioHal", hal).descriptors())
                 if choice.hal not in _CONFINING:
-                    cast(PhysicalHal, hal).memory_keeper = guardian.keep_memory
+                    cast("PhysicalHal", hal).memory_keeper = guardian.keep_memory
                 self._settle_addresses(choice.hal, hal, transport.read_device_features())
             # A signal that came meanwhile was raised at the end of the shield, and `stack` has given everything back.
             return Opened(transport, seen, stack.pop_all(), choice.why)
@@ -111,14 +114,14 @@ class PciPlace(KernelPlace):
         return replace(choice, hal="vfio", why=f"{choice.why}; {fault}")
 
     def _make_hal(self, name: str, bars: Mapping[int, BarInfo]) -> PciHal:
+        kind = cast("Callable[..., PciHal]", HALS.get(name))
         if name == "uio":
-            return UioHal(self.address, bars, self._sysfs)
+            return kind(self.address, bars, self._sysfs)
         dev = str(self._sysfs.dev)
         if name == "iommufd":
-            return IommufdHal(self.address, cast(Path, udev.vfio_node(self._sysfs, self.address)), bars, dev)
+            return kind(self.address, cast(Path, udev.vfio_node(self._sysfs, self.address)), bars, dev)
         # Read again: without an IOMMU the group began when the function was bound. The claim refused one without.
         group = cast(int, udev.read_pci(self._sysfs, self.address).iommu_group)
-        kind = VfioNoIommuHal if name == "vfio-noiommu" else VfioHal
         return kind(self.address, group, bars, dev)
 
     def _settle_addresses(self, name: str, hal: PciHal, features: int) -> None:

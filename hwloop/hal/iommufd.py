@@ -17,7 +17,7 @@ from hwloop.hal import iommufd_ioctl as iommufd
 from hwloop.hal import vfio_ioctl as vfio
 from hwloop.hal.base import BufferDirection
 from hwloop.hal.iova import IovaAllocator
-from hwloop.hal.vfio_function import ConfinedFunction, open_node
+from hwloop.hal.vfio_function import IOMMU_NODE, ConfinedFunction, open_node
 from hwloop.hal.vfio_interrupt import VfioInterrupts
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
     from hwloop.hal.arena import Arena
     from pci import BarInfo
-
-IOMMU_NODE = "iommu"
-"""The node below /dev that a kernel with iommufd has."""
 
 _MAP_FLAGS = {
     BufferDirection.DriverToDevice: iommufd.MAP_READABLE,

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from mmio import Region
     from pci import BarInfo
 
+IOMMU_NODE = "iommu"
+"""The node below /dev that a kernel with iommufd has."""
+
 
 class VfioFunction(BounceHal):
     """A HAL whose registers are those of the function at `address`, behind a VFIO device's descriptor.

@@ -58,7 +58,7 @@ class Machine:
     def _join(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for module in (session, claim, inventory, inventory_mmio, describe, describe_pci):
             monkeypatch.setattr(module, "Sysfs", lambda: self.tree.sysfs)
-        monkeypatch.setattr(pci_door, "VfioHal", self._new_hal)
+        monkeypatch.setattr("hwloop.hal.vfio.VfioHal", self._new_hal)
         monkeypatch.setattr(pci_door, "Claim", partial(claim.Claim, run_dir=self.run_dir))
         monkeypatch.setattr(claim.restore, "__defaults__", (None, self.run_dir))
         monkeypatch.setattr(claim.restore_all, "__defaults__", (None, self.run_dir))

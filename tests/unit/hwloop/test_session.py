@@ -13,7 +13,6 @@ import pytest
 import hwloop
 from hwloop import session
 from hwloop.device.blk import VirtioBlk
-from hwloop.door import pci as pci_door
 from hwloop.errors import (
     DeviceError,
     FeaturesRefused,
@@ -119,7 +118,7 @@ def test_a_machine_without_vfio_is_left_as_it_was(machine: Machine, monkeypatch:
     def refuse(*arguments: Any) -> None:
         raise SetupError("no VFIO")
 
-    monkeypatch.setattr(pci_door, "VfioHal", refuse)
+    monkeypatch.setattr("hwloop.hal.vfio.VfioHal", refuse)
     with pytest.raises(SetupError, match="no VFIO"):
         hwloop.open(DISK)
     assert machine.given_back()

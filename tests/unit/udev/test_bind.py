@@ -240,7 +240,7 @@ def test_another_failure_of_modprobe_is_told_in_its_words(tmp_path: Path, monkey
 
 
 def test_a_machine_without_modprobe_is_module_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("udev.bind.shutil.which", lambda name, path: None)
+    monkeypatch.setattr("shutil.which", lambda name, path: None)
     with pytest.raises(ModuleMissing, match="no modprobe"):
         load_module("vfio-pci")
 

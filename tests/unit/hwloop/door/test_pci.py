@@ -10,9 +10,9 @@ import pytest
 
 import hwloop
 from hwloop import session
-from hwloop.door import pci as pci_door
 from hwloop.door.pci import Choice, PciPlace
 from hwloop.errors import InvalidParam, SetupError, Unsupported
+from hwloop.hal import iommufd, uio, vfio, vfio_noiommu
 from hwloop.inventory import virtio_functions
 from hwloop.spec import BlkFeature, Feature
 from hwloop.transport.pci_capability import CfgType
@@ -266,8 +266,13 @@ def on_paper(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> list[OnPaper]
         return hal
 
     machine.tree.add_driver("uio_pci_generic")
-    for name in ("VfioHal", "UioHal", "IommufdHal", "VfioNoIommuHal"):
-        monkeypatch.setattr(pci_door, name, new)
+    for module, name in (
+        (vfio, "VfioHal"),
+        (uio, "UioHal"),
+        (iommufd, "IommufdHal"),
+        (vfio_noiommu, "VfioNoIommuHal"),
+    ):
+        monkeypatch.setattr(module, name, new)
     return made
 
 
@@ -329,13 +334,13 @@ def test_the_hal_gets_the_bars_of_the_function_and_the_tree_it_was_found_in(
 ) -> None:
     machine = new_machine(features=Feature.VERSION_1)
     on_paper(machine, monkeypatch)
-    inner = pci_door.UioHal
+    inner = uio.UioHal
 
     def new(address: str, bars: Mapping[int, BarInfo], sysfs: Sysfs) -> Any:
         assert (address, bars, sysfs) == (DISK, machine.function.bars, machine.tree.sysfs)
         return inner(address, bars, sysfs)
 
-    monkeypatch.setattr(pci_door, "UioHal", new)
+    monkeypatch.setattr(uio, "UioHal", new)
     way = session.find(f"{DISK}?hal=uio").open_transport()
     with way:
         assert way.why == "hal=uio was asked for"
@@ -351,14 +356,14 @@ def test_a_function_is_opened_by_its_own_node_where_the_kernel_has_iommufd(
     machine = new_machine(features=Feature.VERSION_1)
     machine.tree.add_iommufd()
     hals = on_paper(machine, monkeypatch)
-    inner = pci_door.IommufdHal
+    inner = iommufd.IommufdHal
 
     def new(address: str, node: Path, bars: Mapping[int, BarInfo], dev: str) -> Any:
         assert (address, node) == (DISK, machine.tree.dev / "vfio/devices/vfio0")
         assert (bars, dev) == (machine.function.bars, str(machine.tree.dev))
         return inner(address, node, bars, dev)
 
-    monkeypatch.setattr(pci_door, "IommufdHal", new)
+    monkeypatch.setattr(iommufd, "IommufdHal", new)
     with session.find(DISK).open_transport() as way:
         assert way.why == "IOMMU group 7 confines it, and the kernel has iommufd"
         assert machine.driver() == "vfio-pci"
@@ -373,7 +378,7 @@ def test_an_iommufd_that_gets_no_functions_is_left_for_groups(
     machine.tree.add_iommufd()
     machine.tree.vfio_nodes = False
     on_paper(machine, monkeypatch)
-    monkeypatch.setattr(pci_door, "IommufdHal", None)
+    monkeypatch.setattr(iommufd, "IommufdHal", None)
     with session.find(DISK).open_transport() as way:
         assert way.why.endswith(f"; the kernel gives {DISK} no device node of its own, which iommufd needs")
     with pytest.raises(SetupError, match="no device node of its own, which iommufd needs; use hal=vfio"):
@@ -387,14 +392,14 @@ def test_a_function_without_an_iommu_is_opened_by_the_group_that_vfio_made_up(
     machine = new_machine(features=Feature.VERSION_1, iommu_group=None)
     machine.tree.set_noiommu_mode("Y")
     on_paper(machine, monkeypatch)
-    inner = pci_door.VfioNoIommuHal
+    inner = vfio_noiommu.VfioNoIommuHal
 
     def new(address: str, group: int, bars: Mapping[int, BarInfo], dev: str) -> Any:
         assert group == read_pci(machine.tree.sysfs, DISK).iommu_group
         assert (machine.tree.dev / f"vfio/noiommu-{group}").exists()
         return inner(address, group, bars, dev)
 
-    monkeypatch.setattr(pci_door, "VfioNoIommuHal", new)
+    monkeypatch.setattr(vfio_noiommu, "VfioNoIommuHal", new)
     with hwloop.open(f"{DISK}?hal=vfio-noiommu") as disk:
         cast(Any, disk).write(0, b"n" * 512)
         assert machine.driver() == "vfio-pci"
