@@ -208,7 +208,10 @@ def main() -> None:
 
 def entry(arguments: list[str] | None = None) -> None:
     """The console script. Ends the process with the exit status."""
+    from udev import helper
+
     unwind_on_signals()
+    helper.start_by_fork()
     sys.exit(run(arguments))
 
 

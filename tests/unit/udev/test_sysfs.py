@@ -203,7 +203,23 @@ def start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     helper._end_idle()
     monkeypatch.setattr(helper, "_start", helper._start)  # so that it is put back
     if request.param == "fork":
-        helper.start_by_fork()
+        monkeypatch.setattr(helper, "_start", helper._Fork)
+
+
+@pytest.mark.parametrize(("threads", "kind"), [(0, "_Fork"), (1, "Popen")])
+def test_only_a_process_of_one_thread_is_forked(attribute: Path, threads: int, kind: str) -> None:
+    program = f"""
+import threading
+from pathlib import Path
+from udev import Sysfs, helper
+ends = threading.Event()
+for _ in range({threads}):
+    threading.Thread(target=ends.wait, daemon=True).start()
+helper.start_by_fork()
+print(Sysfs().read_within(Path({str(attribute)!r}), 20), *(type(child.process).__name__ for child in helper._idle))
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert said.stdout == f"old {kind}\n"
 
 
 @pytest.mark.usefixtures("patient", "start")
