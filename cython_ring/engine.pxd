@@ -734,6 +734,7 @@ cdef class Engine:
     cdef uint32_t drop_abandoned(self, Taken *taken, uint32_t before) noexcept nogil
     cdef void doze(self, uint64_t until) noexcept nogil
     cdef bint pause(self, uint64_t until, uint64_t spin_until) except -1
+    cdef void look(self, Taken *taken, uint32_t least, uint32_t most) noexcept nogil
     cdef int wait_for(self, Taken *taken, uint32_t least, uint32_t most, uint64_t timeout_ns, uint64_t spin_ns) except -1
     cdef int run_one(self, Request *request, uint32_t parts, uint64_t timeout_ns, Completion *out) except -1
     cdef int settle_call(self) except -1

@@ -359,11 +359,14 @@ cdef class Engine:
     cdef int wait_for(self, Taken *taken, uint32_t least, uint32_t most, uint64_t timeout_ns,
                       uint64_t spin_ns) except -1:
         """Reap until `taken` has `least`, the ring is broken or time is over; there is one last look then."""
-        cdef uint64_t began = ring_now_ns()
-        cdef uint64_t remind_at = began + min(REMIND_NS, timeout_ns // 2)
-        cdef uint64_t deadline = began + timeout_ns
+        cdef uint64_t began, remind_at, deadline, now
         cdef bint reminded = False
-        cdef uint64_t now
+        self.look(taken, min(least, most), most)
+        if taken.count >= min(least, most):
+            return 0
+        began = ring_now_ns()
+        remind_at = began + min(REMIND_NS, timeout_ns // 2)
+        deadline = began + timeout_ns
         while taken.count < min(least, most) and not self.ring.state.fault.code:
             now = ring_now_ns()
             if now >= deadline:
@@ -373,7 +376,18 @@ cdef class Engine:
                     reminded = True
                     self.remind()
             self.reap_into(taken, most)
+            self.look(taken, min(least, most), most)
         return 0
+
+    cdef void look(self, Taken *taken, uint32_t least, uint32_t most) noexcept nogil:
+        """Take what is there, until there are `least` or some looks in a row have found nothing. Where we poll, this saves
+        most looks at the clock, which can be a slow call, and giving up the GIL."""
+        cdef int looks = 0
+        while self.waiter is None and taken.count < least and looks < LOOKS and not self.ring.state.fault.code:
+            looks += 1
+            if engine_ready(&self.state, &self.ring.state):
+                looks = 0
+                self.reap_into(taken, most)
 
     cdef bint pause(self, uint64_t until, uint64_t spin_until) except -1:
         """Wait until there is something to take, or for so long at most; returns which. Spins first."""

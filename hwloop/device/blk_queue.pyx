@@ -54,7 +54,7 @@ cdef uint32_t RELEASE_ABOVE = 64            # requests in flight above which rea
 cdef uint64_t LARGEST_SEGMENT = 1 << 30     # where the device names no limit
 cdef uint64_t SPIN_NS = 100000
 cdef uint64_t SLICE_NS = 20000000           # of run(), between two looks for signals
-cdef uint32_t LOOKS = 64                    # rounds of run() between two looks at the clock
+cdef uint32_t LOOKS = 1024                  # rounds of run() between two looks at the clock, which can be a slow call
 cdef tuple NONE = ()
 
 
