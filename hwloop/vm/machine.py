@@ -42,7 +42,7 @@ class Kernel:
     drop: tuple[str, ...]
     """As `rules.DROP`: what those packages bring and nobody needs here."""
     processor: str
-    """QEMU's `-cpu` where a machine has `max`."""
+    """QEMU's `-cpu` where the machine is a PC."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,10 @@ ARM64 = Arch(
 
 _DEBUG_PORT = ("-device", "isa-debugcon,iobase=0xe9,chardev=frames")
 
+# A kernel that sees "enhanced rep movsb" copies with that instruction alone, which emulation does a byte at a time.
+# Without it, the guest boots in two thirds of the time and copies files three times as fast.
+_PROCESSOR = "max,-erms"
+
 # panic=-1 with -no-reboot: a panic ends QEMU at once.
 _WORDS = "quiet panic=-1"
 # The kernel of a PC looks whether its timer interrupts, and panics when a busy host gives it no tick in that moment.
@@ -126,7 +130,7 @@ Q35 = Machine(
     name="q35",
     arch=AMD64,
     arguments=(
-        *("-machine", "q35", "-cpu", "max"),
+        *("-machine", "q35", "-cpu", _PROCESSOR),
         # Starts the kernel without SeaBIOS, which takes a second and leaves virtio queues live: with an iothread and
         # the IOMMU, QEMU 7.2 aborts on those.
         *("-bios", "qboot.rom"),
@@ -144,7 +148,7 @@ MICROVM = Machine(
     name="microvm",
     arch=AMD64,
     # With ACPI the kernel finds the devices (LNRO0005) and binds its driver to them, as on an ARM machine.
-    arguments=("-machine", "microvm,acpi=on", "-cpu", "max"),
+    arguments=("-machine", "microvm,acpi=on", "-cpu", _PROCESSOR),
     # reboot=t: a triple fault; there is no keyboard controller whose reset line could do it.
     kernel_words=f"console=ttyS0 {_PC_WORDS} reboot=t hugepages=16",
     modules=("virtio_mmio", "virtio_blk"),
@@ -160,7 +164,7 @@ MICROVM_NOACPI = Machine(
     name="microvm-noacpi",
     arch=AMD64,
     # The devices are on the kernel's command line only, where QEMU writes them; Debian's kernel does not look there.
-    arguments=("-machine", "microvm,acpi=off,pit=on,pic=on,rtc=on", "-cpu", "max"),
+    arguments=("-machine", "microvm,acpi=off,pit=on,pic=on,rtc=on", "-cpu", _PROCESSOR),
     kernel_words=MICROVM.kernel_words,
     modules=("virtio_mmio", "virtio_blk"),
     bus=MmioBus(0xFEB00000, range(8), can_share=False),
@@ -198,7 +202,7 @@ KERNELS = {
             *("usr/lib/TRIPLET/libsqlite3", "usr/lib/TRIPLET/libasound", "usr/sbin/tc"),
         ),
         # Under QEMU 7.2's emulation four boots of nine died of this kernel's cmpxchg16b, and none without it.
-        processor="max,-cx16",
+        processor=f"{_PROCESSOR},-cx16",
     )
 }
 
@@ -210,7 +214,7 @@ def with_kernel(machine: Machine, name: str) -> Machine:
     if name not in KERNELS:
         raise BadOption(f"kernel {name!r} is unknown", remedy=f"known are: {', '.join((OWN_KERNEL, *KERNELS))}")
     kernel = KERNELS[name]
-    arguments = tuple(kernel.processor if word == "max" else word for word in machine.arguments)
+    arguments = tuple(kernel.processor if word == _PROCESSOR else word for word in machine.arguments)
     return replace(machine, kernel=kernel, arguments=arguments)
 
 

@@ -66,8 +66,8 @@ def test_a_machine_whose_kernel_finds_no_device_refuses_a_share(tmp_path: Path) 
 def test_a_newer_kernel_runs_on_a_processor_that_it_survives() -> None:
     newer = with_kernel(Q35, "6.12")
     words = arguments(boot.Setup(("true",)), newer)
-    assert option(words, "-cpu") == "max,-cx16"
-    assert option(arguments(boot.Setup(("true",))), "-cpu") == "max"
+    assert option(words, "-cpu") == "max,-erms,-cx16"
+    assert option(arguments(boot.Setup(("true",))), "-cpu") == "max,-erms"
     assert with_kernel(Q35, "6.1") is Q35
 
 
