@@ -66,12 +66,12 @@ class FakeHal(BounceHal):
         raise DmaFault(f"no memory of {length} bytes is shared with the device at {address:#x}")
 
     def _translate_registered(self, address: int, length: int, writable: bool) -> int | None:
-        for arena in self._registered.values():
-            if arena.iova <= address and address + length <= arena.iova + arena.size:
-                if writable and isinstance(arena.owner, CallersMemory) and arena.owner.read_only:
-                    raise DmaFault(f"the device may not write {length} bytes at {address:#x}: they are read-only")
-                return arena.vaddr + (address - arena.iova)
-        return None
+        arena = self._registered_at(address)
+        if arena is None or address + length > arena.iova + arena.size:
+            return None
+        if writable and isinstance(arena.owner, CallersMemory) and arena.owner.read_only:
+            raise DmaFault(f"the device may not write {length} bytes at {address:#x}: they are read-only")
+        return arena.vaddr + (address - arena.iova)
 
     def leaks(self) -> list[tuple[int, int]]:
         """(device address, bytes) of every allocation that is outstanding, or was when the memory was released."""

@@ -20,12 +20,11 @@ from pathlib import Path
 
 import pytest
 
-import hwloop
-from hwloop.device.blk import VirtioBlk
 from hwloop.hal.memory import HUGE_PAGE
 from hwloop.owner import Owner
 from tests.guest import machine
 from tests.guest.machine import given_back
+from tests.killed import start_writing
 
 KILLS = int(os.environ.get("HWLOOP_KILLS", "3"))
 MACHINE = os.environ.get("HWLOOP_MACHINE", "q35")
@@ -98,41 +97,10 @@ class Canaries(Owner):
             self.maps.pop().close()
 
 
-def write_for_ever(target: str, ready: int) -> None:
-    """A child: as many writes in flight as there is room for, all over the disk."""
-    with hwloop.open(target) as disk:
-        assert isinstance(disk, VirtioBlk)
-        blocks = disk.num_blocks() - 64
-        data, choose = b"w" * (64 * 512), random.Random(os.getpid())
-        while True:
-            while disk.requests_free:
-                disk.submit_write(choose.randrange(blocks), data)
-            if ready:
-                # It has all the memory that it will want.
-                os.write(ready, b"r")
-                ready = 0
-            for token in disk.poll():
-                disk.complete(token)
-
-
-def start_writing(target: str) -> int:
-    told, ready = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            write_for_ever(target, ready)
-        finally:
-            os._exit(1)
-    os.close(ready)
-    assert os.read(told, 1) == b"r", "the driver did not come to write"
-    os.close(told)
-    return child
-
-
 def kill_once(address: str, bus: str, options: str, delay: float) -> float:
     """Kill a writer after so many seconds; returns how long the old driver took to be back."""
     kind = "mmio:" if bus == "platform" else ""
-    child = start_writing(f"{kind}{address}{options}")
+    child = start_writing(f"{kind}{address}{options}", b"w" * (64 * 512))
     with Canaries() as canaries:
         canaries.fill()
         time.sleep(delay)

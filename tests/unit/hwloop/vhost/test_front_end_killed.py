@@ -14,6 +14,7 @@ import hwloop
 from hwloop import testdev
 from hwloop.device.blk import VirtioBlk
 from tests.durability.history import SECTOR
+from tests.killed import start_writing
 
 KILLS = int(os.environ.get("HWLOOP_KILLS", "5"))
 SIZE = 1 << 20
@@ -21,29 +22,8 @@ OURS = SIZE // 2
 """Bytes that a killed process writes; what is behind them is the neighbour's."""
 
 
-def write_for_ever(target: str, ready: int) -> None:
-    with hwloop.open(target) as disk:
-        assert isinstance(disk, VirtioBlk)
-        choose = random.Random(os.getpid())
-        os.write(ready, b"r")
-        while True:
-            while disk.requests_free:
-                disk.submit_write(choose.randrange(OURS // SECTOR - 8), b"k" * 4096)
-            for token in disk.poll():
-                disk.complete(token)
-
-
 def kill_once(target: str, delay: float) -> None:
-    told, ready = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            write_for_ever(target, ready)
-        finally:
-            os._exit(1)
-    os.close(ready)
-    assert os.read(told, 1) == b"r", "the driver did not come to write"
-    os.close(told)
+    child = start_writing(target, b"k" * 4096, OURS // SECTOR)
     time.sleep(delay)
     os.kill(child, signal.SIGKILL)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
