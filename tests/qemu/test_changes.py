@@ -31,6 +31,7 @@ from pci import (
     read_windows,
 )
 from tests.qemu.conftest import CONTENT
+from tests.timing import SLACK
 
 Start = Callable[..., tuple[QemuPlace, QemuMachine]]
 
@@ -160,11 +161,11 @@ def test_a_disk_is_plugged_in_driven_and_unplugged(slot: Slot) -> None:
 def test_a_disk_that_is_unplugged_while_it_is_driven_is_lost_and_can_be_closed(slot: Slot) -> None:
     plug(slot)
     transport, hal = open_behind(slot)
-    disk = VirtioBlk(transport, hal, request_seconds=3)
+    disk = VirtioBlk(transport, hal, request_seconds=60)
     assert disk.read(0, 512) == CONTENT
     unplug(slot)
     before = time.monotonic()
     with pytest.raises(DeviceLost):
         disk.read(0, 512)
-    assert time.monotonic() - before < 2
+    assert time.monotonic() - before < SLACK
     disk.close()

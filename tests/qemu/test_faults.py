@@ -26,6 +26,7 @@ from hwloop.qtest.qemu import QemuMachine
 from hwloop.queue_options import QueueOptions
 from hwloop.target import Target
 from tests.qemu.conftest import CONTENT
+from tests.timing import SLACK
 
 MIB = 1 << 20
 
@@ -166,7 +167,7 @@ def machine(image: Path) -> Iterator[QemuMachine]:
 
 def disk_of(machine: QemuMachine, image: Path) -> VirtioBlk:
     opened = QemuPlace(Target("qemu", str(image))).reach(machine)
-    return VirtioBlk(opened.transport, opened.hal, request_seconds=5)
+    return VirtioBlk(opened.transport, opened.hal, request_seconds=60)
 
 
 @pytest.mark.fault(1, 62)
@@ -180,7 +181,7 @@ def test_a_qemu_that_is_stopped_is_given_up_after_a_deadline(machine: QemuMachin
         disk.read(0, 512)
     disk.close()
     machine.close()
-    assert time.monotonic() - before < 3
+    assert time.monotonic() - before < SLACK
 
 
 @pytest.mark.fault(8)
@@ -193,7 +194,7 @@ def test_a_qemu_that_is_killed_is_a_lost_device_and_the_error_says_how(machine: 
     with pytest.raises(DeviceLost, match="QEMU was killed by signal 9"):
         disk.read(0, 512)
     disk.close()
-    assert time.monotonic() - before < 3
+    assert time.monotonic() - before < SLACK
 
 
 def test_qmp_tells_of_a_qemu_that_is_gone_too(machine: QemuMachine) -> None:

@@ -10,6 +10,7 @@ from types import FrameType
 import pytest
 
 from cython_ring import Loopback, RingUsageError
+from tests.timing import SLACK
 
 MS = 1_000_000
 
@@ -44,7 +45,7 @@ def test_wait_ends_at_its_deadline(spin_ns: int) -> None:
     loop = published()
     start = time.monotonic()
     assert loop.driver.wait(30 * MS, spin_ns) is False
-    assert 0.03 <= time.monotonic() - start < 1
+    assert 0.03 <= time.monotonic() - start < SLACK
 
 
 @pytest.mark.parametrize("timeout_ns", [0, -1, -(1 << 62)])
@@ -69,19 +70,19 @@ def test_wait_lets_other_threads_run_and_sees_what_they_complete(spin_ns: int) -
     timer = threading.Timer(0.03, loop.device.serve, (1, 0))
     start = time.monotonic()
     timer.start()
-    assert loop.driver.wait(10_000 * MS, spin_ns) is True
-    assert time.monotonic() - start < 5
+    assert loop.driver.wait(60_000 * MS, spin_ns) is True
+    assert time.monotonic() - start < SLACK
     timer.join()
     assert loop.driver.pop() == ("token", 512)
 
 
-@pytest.mark.parametrize("spin_ns", [0, 10_000 * MS])
+@pytest.mark.parametrize("spin_ns", [0, 60_000 * MS])
 def test_a_signal_handler_runs_during_wait_and_its_exception_ends_it(spin_ns: int) -> None:
     loop = published()
     start = time.monotonic()
     with alarm_after(0.02), pytest.raises(Alarm):
-        loop.driver.wait(10_000 * MS, spin_ns)
-    assert time.monotonic() - start < 5
+        loop.driver.wait(60_000 * MS, spin_ns)
+    assert time.monotonic() - start < SLACK
     assert loop.driver.pop() is None
 
 
@@ -94,7 +95,7 @@ def test_wait_leaves_a_broken_ring_to_pop() -> None:
 def test_use_from_a_second_thread_is_noticed_and_harmless() -> None:
     loop = published()
     results: list[bool] = []
-    waiter = threading.Thread(target=lambda: results.append(loop.driver.wait(10_000 * MS, 0)))
+    waiter = threading.Thread(target=lambda: results.append(loop.driver.wait(60_000 * MS, 0)))
     waiter.start()
     _pop_until_refused(loop)
     with pytest.raises(RingUsageError, match="another thread"):

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.timing import SLACK
 from udev import BindTimeout, wait_for_node, wait_until
 
 
 def test_a_character_device_that_is_there_is_not_waited_for() -> None:
     start = time.monotonic()
-    wait_for_node("/dev/null", 5)
-    assert time.monotonic() - start < 1
+    wait_for_node("/dev/null", 60)
+    assert time.monotonic() - start < SLACK
 
 
 def test_a_node_that_comes_later_is_waited_for(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from hwloop.device.fake_console import FakeConsole
 from hwloop.hal.fake import FakeHal
 from hwloop.spec import ConsoleFeature
 from hwloop.transport.fake_device import MODERN
+from tests.timing import SLACK
 from tests.unit.hwloop.cli.fake_place import TARGET, put
 
 
@@ -93,7 +94,7 @@ def test_a_device_that_never_stops_talking_does_not_keep_us(
     monkeypatch.setattr(console, "serve", serve_and_chatter)
     started = time.monotonic()
     assert run(["console", TARGET, "--drain", "0.1"]) == 0
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < SLACK
     said = capfdbinary.readouterr().out
     assert said.startswith(b"chatter chatter")
     assert len(said) < 20_000 * 800
@@ -113,7 +114,7 @@ def test_the_command_ends_as_soon_as_what_is_expected_came(
 ) -> None:
     started = time.monotonic()
     assert run(["console", TARGET, "--send", "login: root", "--expect", "ROOT", "--timeout", "30"]) == 0
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < SLACK
     assert capfdbinary.readouterr().out == b"LOGIN: ROOT"
 
 

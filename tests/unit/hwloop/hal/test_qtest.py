@@ -18,6 +18,7 @@ from hwloop.hal.qtest_interrupt import Wiring
 from hwloop.qtest.client import QtestClient
 from hwloop.qtest.ram import RESERVED, GuestRam
 from pci import BytesConfigAccess, ConfigSpace, MemoryBar, MemoryBarType, MsixTable, new_function
+from tests.timing import SLACK
 from tests.unit.hwloop.qtest.peer import Peer
 from tests.unit.hwloop.qtest.test_client import Memory
 
@@ -159,8 +160,8 @@ def test_a_message_that_comes_while_somebody_waits_ends_the_wait(paper: Paper) -
     line = vector(paper, 0)
     threading.Timer(0.05, paper.fire, [0]).start()
     before = time.monotonic()
-    assert line.wait(5)
-    assert time.monotonic() - before < 1
+    assert line.wait(60)
+    assert time.monotonic() - before < SLACK
 
 
 def test_a_closed_vector_is_masked_and_can_be_had_again(paper: Paper) -> None:

@@ -17,6 +17,7 @@ from hwloop.qtest.errors import QtestError
 from hwloop.qtest.lines import LineSocket
 from hwloop.qtest.region import QtestMemory, QtestPorts
 from mmio import MisalignedAccess, MmioError
+from tests.timing import SLACK
 from tests.unit.hwloop.qtest.peer import Answer, Peer
 
 SECONDS = 0.3
@@ -158,8 +159,8 @@ def test_a_line_that_is_raised_while_somebody_waits_ends_the_wait(connect: Conne
     client, peer = connect()
     threading.Timer(0.05, peer.say, [b"IRQ raise 47\n"]).start()
     before = time.monotonic()
-    assert client.wait_raised({47}, 5)
-    assert time.monotonic() - before < 1
+    assert client.wait_raised({47}, 60)
+    assert time.monotonic() - before < SLACK
     assert not client.wait_raised({46}, 0.01)
 
 
@@ -255,12 +256,10 @@ def test_an_answer_that_does_not_come_has_a_deadline_and_nothing_is_asked_afterw
     before = time.monotonic()
     with pytest.raises(DeadlineExpired, match="QEMU to answer 'readl 0x10'"):
         client.read(0x10, 4)
-    assert SECONDS * 0.9 < time.monotonic() - before < SECONDS * 4
-    before = time.monotonic()
+    assert SECONDS * 0.9 < time.monotonic() - before < SECONDS + SLACK
     for attempt in (lambda: client.read(0x10, 4), lambda: client.write(0, 4, 0), client.settle):
         with pytest.raises(DeviceLost, match="did not answer before"):
             attempt()
-    assert time.monotonic() - before < SECONDS
     assert peer.lines == ["readl 0x10"]
 
 
@@ -295,7 +294,7 @@ def test_a_server_that_takes_nothing_has_a_deadline_too() -> None:
             fill(lines)
         with pytest.raises(DeviceLost, match="did not answer before"):
             lines.send("x")
-        assert time.monotonic() - before < SECONDS * 4
+        assert time.monotonic() - before < SECONDS + SLACK
 
 
 def test_a_server_that_hangs_up_is_a_lost_device_with_its_explanation(connect: Connect) -> None:
