@@ -86,7 +86,7 @@ def test_the_rest_of_the_disk_is_used_when_nothing_else_is_said() -> None:
         (Workload(block_bytes=0), "a request cannot have 0 bytes"),
         (Workload(block_bytes=512), "multiple of the disk's block size 1024"),
         (Workload(block_bytes=1536), "a request cannot have 1536 bytes"),
-        (Workload(block_bytes=2 << 20), "up to 1048576"),
+        (Workload(block_bytes=4 << 20), "up to 2097152"),
         (Workload(offset=512), "offset 512 does not begin a block of 1024 bytes"),
         (Workload(offset=2 << 20), "do not hold one request"),
         (Workload(size=2048), "2048 bytes at 0 do not hold one request of 4096"),

@@ -249,7 +249,7 @@ def test_a_device_that_stops_answering_ends_it(machine: Machine, capfd: pytest.C
     [
         (["--wait", "irq"], "no interrupt"),
         (["--bs", "100"], "a request cannot have 100 bytes"),
-        (["--bs", "2M"], "up to 1048576"),
+        (["--bs", "4M"], "up to 2097152"),
         (["--offset", "1M"], "do not hold one request"),
         (["--size", "2M"], "end behind the disk"),
         (["--time", "0"], "cannot measure for 0 seconds"),

@@ -131,7 +131,7 @@ def test_a_terminal_sees_a_bar_for_what_takes_long(
 def test_ctrl_c_in_the_middle_gives_the_disk_back_and_says_how_far_it_came(
     new_machine: NewMachine, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    machine = new_machine(8 << 20)
+    machine = new_machine(16 << 20)
     answer = machine.disk._answer
 
     def interrupted(*arguments: Any) -> tuple[int, bytes]:
