@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from io import BufferedReader
 from typing import BinaryIO
 
 import click
@@ -19,6 +20,7 @@ from hwloop.cli.common import (
     progress,
     target_argument,
 )
+from hwloop.signals import Input
 
 
 @click.command("write")
@@ -65,7 +67,7 @@ class _Counter:
 
 
 def _source(source: str | None) -> BinaryIO:
-    return open(source, "rb") if source is not None else open(sys.stdin.fileno(), "rb", closefd=False)
+    return open(source, "rb") if source is not None else BufferedReader(Input(sys.stdin.fileno()))
 
 
 def _size_of(stream: BinaryIO) -> int | None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from hwloop.signals import Interrupted, shield, unwind_on_signals
+from hwloop.signals import Input, Interrupted, shield, unwind_on_signals
+from tests.timing import SLACK
 
 ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -159,3 +164,78 @@ def test_a_signal_while_the_shield_goes_up_leaves_no_handler_behind(step: int, m
     with pytest.raises(Interrupted), shield():
         pass
     assert [signal.getsignal(signum) for signum in ALL] == before
+
+
+# --- A wait without end -----------------------------------------------------------------------------------------------
+
+
+def test_a_signal_that_came_just_before_the_wait_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its Python handler has not run by then: as when it comes between the last look and the system call."""
+    reading, writing = os.pipe()
+    poll = select.poll
+
+    class Late:
+        """Poll, of which a signal comes in C, and Python has not looked when it begins to wait."""
+
+        def __init__(self) -> None:
+            self.inner = poll()
+            self.register = self.inner.register
+
+        def poll(self) -> list[tuple[int, int]]:
+            os.write(told, b"\x0f")
+            found = self.inner.poll(60_000)
+            signal.raise_signal(signal.SIGTERM)
+            return found
+
+    told = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(told)
+    monkeypatch.setattr(select, "poll", Late)
+    began = time.monotonic()
+    with pytest.raises(Interrupted):
+        Input(reading).readinto(bytearray(1))
+    assert time.monotonic() - began < SLACK
+    os.close(reading)
+    os.close(writing)
+
+
+def test_signals_that_were_dealt_with_do_not_end_a_wait() -> None:
+    reading, writing = os.pipe()
+    with pytest.raises(Interrupted):
+        signal.raise_signal(signal.SIGTERM)
+    threading.Timer(0.05, os.write, (writing, b"here")).start()
+    buffer = bytearray(16)
+    assert Input(reading).readinto(buffer) == 4
+    assert buffer[:4] == b"here"
+    os.close(writing)
+    assert Input(reading).readinto(buffer) == 0
+    os.close(reading)
+
+
+def test_a_file_is_read_from_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"0123456789")
+    with open(tmp_path / "file", "rb", buffering=0) as file:
+        file.seek(4)
+        given = Input(file.fileno())
+        assert given.seekable()
+        assert given.tell() == 4
+        assert io.BufferedReader(given).read() == b"456789"
+
+
+def test_a_pipe_has_no_place_and_one_that_does_not_wait_has_nothing_yet() -> None:
+    reading, writing = os.pipe2(os.O_NONBLOCK)
+    given = Input(reading)
+    assert not given.seekable()
+    os.write(writing, b"x")
+    os.set_blocking(writing, True)
+    assert given.read(1) == b"x"
+    os.close(writing)
+    os.close(reading)
+
+
+def test_a_child_has_a_wakeup_of_its_own() -> None:
+    assert signal.set_wakeup_fd(told := signal.set_wakeup_fd(-1)) == -1
+    assert told >= 0
+    child = os.fork()
+    if not child:
+        os._exit(0 if signal.set_wakeup_fd(-1) == -1 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
