@@ -221,7 +221,7 @@ def test_vectors_of_a_disk_behind_three_bridges_interrupt(machine: QemuMachine) 
         disk = stack.enter_context(VirtioBlk(transport, hal))
         disk.virtqueues[0].use_interrupt(line)
         token = disk.submit_read(1, 512)
-        assert line.wait(5)
+        assert line.wait(30)
         assert disk.complete(token) == CONTENT
 
 

@@ -109,7 +109,7 @@ def test_use_from_a_second_thread_is_noticed_and_harmless() -> None:
 
 def _pop_until_refused(loop: Loopback) -> None:
     # The other thread may take a moment to begin its wait; until then pop() finds nothing.
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + SLACK
     while time.monotonic() < deadline:
         try:
             assert loop.driver.pop() is None

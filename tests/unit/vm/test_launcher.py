@@ -15,6 +15,7 @@ import pytest
 from hwloop.deadline import Deadline
 from hwloop.vm.errors import GuestFailed, GuestTimeout
 from hwloop.vm.launcher import Conversation, FileSink, Qemu
+from tests.timing import SLACK
 
 ROOT = Path(__file__).parents[3]
 
@@ -147,7 +148,7 @@ def test_qemu_dies_with_its_owner_even_if_that_is_killed() -> None:
     owner.send_signal(signal.SIGKILL)
     owner.wait(10)
     owner.stdout.close()
-    end = time.monotonic() + 5
+    end = time.monotonic() + SLACK
     while not gone(pid) and time.monotonic() < end:
         time.sleep(0.01)
     assert gone(pid)

@@ -235,7 +235,7 @@ def test_what_the_device_says_is_shown_as_it_comes(
 ) -> None:
     def converse() -> None:
         console.type(b"\x1b[1mlogin: ")
-        time.sleep(0.1)
+        time.sleep(0.5)
         terminal.keys(b"\x1d")
 
     terminal.once_raw(converse)

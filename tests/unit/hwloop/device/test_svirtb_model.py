@@ -291,20 +291,20 @@ def test_a_reset_is_over_only_when_no_memory_is_touched_any_more() -> None:
     class Slow(BytesBacking):
         def read(self, offset: int, length: int) -> bytes:
             entered.set()
-            go.wait(5)
+            go.wait(30)
             return super().read(offset, length)
 
     bench.model.inner.file_system = Slow(bench.data)
     bench.model.start()
     disk = bench.open(step_seconds=5.0)
     disk.submit_read(0, 512)
-    assert entered.wait(5)
+    assert entered.wait(30)
     closer = threading.Thread(target=disk.close)
     closer.start()
     closer.join(0.05)
     assert closer.is_alive(), "the device still writes the buffer"
     go.set()
-    closer.join(5)
+    closer.join(30)
     assert not closer.is_alive()
     bench.model.close()
     assert bench.model.violations == []

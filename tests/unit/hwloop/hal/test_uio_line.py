@@ -62,9 +62,9 @@ def test_interrupts_are_counted_across_the_wrap(kernel: Kernel) -> None:
     with UioLine(Path("/dev/uio0")) as line:
         assert not line.wait(0)
         kernel.count(0xFFFF_FFFE)
-        assert line.wait(5)
+        assert line.wait(30)
         kernel.count(1)
-        assert line.wait(5)
+        assert line.wait(30)
         assert line.count == 1 + 3
         assert line.needs_ack
 

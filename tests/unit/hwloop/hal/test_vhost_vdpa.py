@@ -224,7 +224,7 @@ def test_an_interrupt_is_waited_for_with_a_deadline_and_taken_once(kernel: VdpaK
         assert not line.needs_ack
         assert not line.wait(0.01)
         os.eventfd_write(hal.call_line(1), 3)
-        assert line.wait(1)
+        assert line.wait(30)
         line.rearm()
         assert not line.wait(0)
         os.eventfd_write(hal.config_line, 1)
@@ -235,8 +235,8 @@ def test_the_line_of_the_device_tells_of_its_configuration_until_that_is_acknowl
     with VhostVdpaHal(kernel.path) as hal, hal.interrupt() as line:
         assert line.needs_ack
         os.eventfd_write(hal.config_line, 1)
-        assert line.wait(1)
-        assert line.wait(1)
+        assert line.wait(30)
+        assert line.wait(30)
         os.eventfd_read(hal.config_line)
         assert not line.wait(0)
 

@@ -72,7 +72,7 @@ def test_closing_asks_politely_and_returns_as_soon_as_it_has_ended(
 
 
 def wait_for_output(running: QemuProcess) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + SLACK
     while "ready" not in running.read_output():
         assert time.monotonic() < deadline
         time.sleep(0.001)

@@ -322,7 +322,7 @@ def test_a_call_wakes_who_waits_for_it_and_is_seen_once() -> None:
         assert not line.wait(0)
         disk.virtqueues[0].set_dev_notify(True)
         token = disk.submit_read(0, 512)
-        assert line.wait(2)
+        assert line.wait(30)
         assert not line.wait(0)
         assert disk.complete(token) == bytes(512)
         line.close()
