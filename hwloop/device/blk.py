@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from typing import Self
 
-from cython_ring import COMPLETION_BYTES, DmaBuffer, RingBroken
+from cython_ring import COMPLETION_BYTES, DmaBuffer, RingBroken, RingUsageError
 from hwloop.config import ReadOnly, read_config
 from hwloop.deadline import REQUEST_SECONDS
 from hwloop.device.blk_cache import BlkCache
@@ -296,6 +296,9 @@ class VirtioBlk(BlkMemory, BlkRanges, BlkZones, BlkCache, BlockDevice):
                 raise QueueFull
         except RingBroken as error:
             raise ring_failure(self._queue.index, error) from error
+        except (RingUsageError, QueueFull):
+            # Nothing is in the ring; both are OSErrors too.
+            raise
         except OSError as failure:
             self._unnotified = failure
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from cython_ring import DmaBuffer
+from cython_ring import DmaBuffer, RingUsageError
 from hwloop.deadline import wait_until
 from hwloop.device.blk import VirtioBlk
 from hwloop.device.blk_queue import Batch, BlkQueue
 from hwloop.device.fake_blk import FakeBlk
-from hwloop.errors import DeadlineExpired, DeviceLost, DmaError, QueueBroken
+from hwloop.errors import DeadlineExpired, DeviceLost, DmaError, QueueBroken, QueueFull
 from hwloop.hal.base import BufferDirection, Dma
 from hwloop.hal.fake import FakeHal
 from hwloop.hal.fake_interrupt import FakeInterrupts
@@ -248,6 +248,31 @@ def test_who_waits_for_another_queue_is_told_at_once(packed: bool) -> None:
         waiter.join(30)
         assert not waiter.is_alive()
         assert "the device is out of order" in str(said[0])
+
+
+@pytest.mark.parametrize("error", [QueueFull, RingUsageError])
+def test_a_request_that_did_not_get_into_the_ring_breaks_nothing(
+    error: type[OSError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, _ = disk_of()
+
+    class Refusing:
+        """An engine whose ring somebody else has filled, or that does not take the parts."""
+
+        def put(self, *_: object) -> bool:
+            if error is RingUsageError:
+                raise RingUsageError("too many parts")
+            return False
+
+    with disk:
+        free = disk.requests_free
+        with monkeypatch.context() as patch:
+            patch.setattr(disk, "_engine", Refusing())
+            with pytest.raises(error):
+                disk.submit_read(0, 512)
+        assert disk.requests_free == free
+        assert disk.poll() == []
+        assert disk.read(0, 512) == bytes(512)
 
 
 @pytest.mark.parametrize("call", ["read_into", "submit_read", "run"])
