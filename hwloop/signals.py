@@ -10,6 +10,7 @@ import io
 import os
 import select
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -88,9 +89,15 @@ class Input(io.RawIOBase):
             if fd is not None:
                 poll.register(fd, select.POLLIN)
         while not any(fd == self._fd for fd, _ in poll.poll()):
+            assert _woken is not None, "there is nothing else to be ready"
             # The handler has run by now, and this signal did not end anything.
             with suppress(BlockingIOError):
-                os.read(_woken or -1, 4096)
+                os.read(_woken, 4096)
+
+
+def standard_input() -> io.BufferedReader:
+    """Its bytes, of which closing closes nothing; a signal ends a wait for more."""
+    return io.BufferedReader(Input(sys.stdin.fileno()))
 
 
 @contextmanager

@@ -55,7 +55,8 @@ class LoopJob:
         try:
             return self._run(phase, window, part)
         except DeviceLost:
-            # Whoever gave the disk up has said why, and the queue does not know that.
+            # Another thread may have given the disk up, and said why. The queue does not know that, and a status that
+            # says that the device was reset is our own doing then.
             self._disk.check_working()
             raise
 
@@ -109,10 +110,7 @@ def _waiter(disk: VirtioBlk, queue: VirtQueue) -> Callable[[float], None]:
         """As the queue was told to wait; a device that is slow is looked at."""
         if queue.wait(min(seconds, _WAIT_SECONDS)) or seconds < _WAIT_SECONDS:
             return
-        fault = status_fault(disk.transport.get_status())
-        # Another thread may have given it up: then what the status says is our own doing.
-        disk.check_working()
-        if fault:
+        if fault := status_fault(disk.transport.get_status()):
             raise DeviceLost(fault, remedy="open it again")
 
     return wait

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
-from io import BufferedReader
 from typing import BinaryIO
 
 import click
@@ -20,7 +18,7 @@ from hwloop.cli.common import (
     progress,
     target_argument,
 )
-from hwloop.signals import Input
+from hwloop.signals import standard_input
 
 
 @click.command("write")
@@ -67,7 +65,7 @@ class _Counter:
 
 
 def _source(source: str | None) -> BinaryIO:
-    return open(source, "rb") if source is not None else BufferedReader(Input(sys.stdin.fileno()))
+    return open(source, "rb") if source is not None else standard_input()
 
 
 def _size_of(stream: BinaryIO) -> int | None:

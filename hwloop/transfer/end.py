@@ -6,14 +6,13 @@ import os
 import re
 import sys
 from contextlib import ExitStack
-from io import BufferedReader
 
 from hwloop import session
 from hwloop.device.block import BlockDevice
 from hwloop.device.signature import refuse_data
 from hwloop.errors import HwloopError, InvalidParam, Unsupported
 from hwloop.removal import give_back_when_asked
-from hwloop.signals import Input
+from hwloop.signals import standard_input
 from hwloop.target import KINDS, Target
 from hwloop.transfer import sink, source
 from hwloop.transfer.sink import DiskSink, Sink, StreamSink
@@ -56,7 +55,7 @@ def path_of(word: str) -> str | None:
 def open_source(word: str) -> Source:
     """Raises what `session.open` raises for a device, SetupError for a file."""
     if word == PIPE:
-        return StreamSource(BufferedReader(Input(sys.stdin.fileno())), "standard input")
+        return StreamSource(standard_input(), "standard input")
     path = path_of(word)
     return source.open_path(path) if path is not None else DiskSource(open_block_device(word), word)
 
