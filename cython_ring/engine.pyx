@@ -361,13 +361,14 @@ cdef class Engine:
         """Reap until `taken` has `least`, the ring is broken or time is over; there is one last look then."""
         cdef uint64_t began, remind_at, deadline, now
         cdef bint reminded = False
-        self.look(taken, min(least, most), most)
-        if taken.count >= min(least, most):
+        least = min(least, most)
+        self.look(taken, least, most)
+        if taken.count >= least:
             return 0
         began = ring_now_ns()
         remind_at = began + min(REMIND_NS, timeout_ns // 2)
         deadline = began + timeout_ns
-        while taken.count < min(least, most) and not self.ring.state.fault.code:
+        while taken.count < least and not self.ring.state.fault.code:
             now = ring_now_ns()
             if now >= deadline:
                 break
@@ -376,7 +377,7 @@ cdef class Engine:
                     reminded = True
                     self.remind()
             self.reap_into(taken, most)
-            self.look(taken, min(least, most), most)
+            self.look(taken, least, most)
         return 0
 
     cdef void look(self, Taken *taken, uint32_t least, uint32_t most) noexcept nogil:
